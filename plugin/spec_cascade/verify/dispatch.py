@@ -1,0 +1,202 @@
+"""Which verifier runs: the fused kernels for CUDA tensors wherever they can, the reference for everything else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from spec_cascade.errors import ConfigError
+from spec_cascade.verify import draws, reference
+from spec_cascade.verify.reference import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from spec_cascade.rules.base import DeferralRule, Place
+    from spec_cascade.verify.draws import Purpose
+    from spec_cascade.verify.fused import RuleTable
+    from spec_cascade.verify.sampling import BatchSampling
+
+Backend = Literal["auto", "reference", "fused"]
+_FUSED_TYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """Which verifier judged a round; for statistics.
+
+    Attributes:
+        backend: ``fused`` or ``reference``.
+        reason: Why the kernels did not run; empty where they did.
+    """
+
+    backend: Literal["reference", "fused"]
+    reason: str = ""
+
+
+def verify(
+    draft_tokens: Tensor,
+    draft_logits: Tensor | None,
+    target_logits: Tensor,
+    rules: Sequence[DeferralRule],
+    sampling: BatchSampling,
+    uniforms: Tensor,
+    *,
+    draft_lengths: Tensor | None = None,
+    places: Sequence[Place] | None = None,
+    vocab_size: int | None = None,
+    argmax_drafts: Tensor | None = None,
+    draft_index: Tensor | None = None,
+    backend: Backend = "auto",
+) -> Verdict:
+    """Decide which drafted tokens stand, and draw the token that follows; see `spec_cascade.verify.reference.verify`.
+
+    The verdict is on the host, whatever ran: of a round on a GPU it is the one copy.
+
+    Args:
+        draft_tokens: ``[B, K]``.
+        draft_logits: ``[B, K, V]`` or None.
+        target_logits: ``[B, K+1, V]``.
+        rules: Rule of each sequence.
+        sampling: Sampling parameters of each sequence.
+        uniforms: ``[B, K+1, 2]``.
+        draft_lengths: ``[B]`` or None.
+        places: Where each sequence's first drafted row stands in its request.
+        vocab_size: Tokens that exist.
+        argmax_drafts: ``[B]`` or None.
+        draft_index: ``[Vd]`` or None.
+        backend: ``reference`` or ``fused`` insist on one; ``fused`` also runs interpreted on the CPU.
+
+    Raises:
+        LogitsError: A row holds NaN, +inf or nothing but -inf; the message names it.
+        ConfigError: ``fused`` was asked for where it cannot run; the message says why.
+        ValueError: The widths do not fit.
+    """
+    verdict, _ = verify_and_report(
+        draft_tokens,
+        draft_logits,
+        target_logits,
+        rules,
+        sampling,
+        uniforms,
+        draft_lengths=draft_lengths,
+        places=places,
+        vocab_size=vocab_size,
+        argmax_drafts=argmax_drafts,
+        draft_index=draft_index,
+        backend=backend,
+    )
+    return verdict
+
+
+def verify_and_report(
+    draft_tokens: Tensor,
+    draft_logits: Tensor | None,
+    target_logits: Tensor,
+    rules: Sequence[DeferralRule],
+    sampling: BatchSampling,
+    uniforms: Tensor,
+    *,
+    draft_lengths: Tensor | None = None,
+    places: Sequence[Place] | None = None,
+    vocab_size: int | None = None,
+    argmax_drafts: Tensor | None = None,
+    draft_index: Tensor | None = None,
+    backend: Backend = "auto",
+) -> tuple[Verdict, Ran]:
+    """`verify`, and which verifier ran."""
+    obstacle = _obstacle(draft_logits, target_logits, draft_index, backend)
+    table = None
+    if not obstacle:
+        table, obstacle = _table(rules, draft_tokens, places)
+    if backend == "fused" and obstacle:
+        raise ConfigError("backend", backend, f"reference or auto here: {obstacle}")
+    if table is not None:
+        from spec_cascade.verify.fused import launch
+
+        packed = launch(
+            draft_tokens,
+            draft_logits,
+            target_logits,
+            table,
+            sampling,
+            uniforms,
+            draft_lengths=draft_lengths,
+            argmax_drafts=argmax_drafts,
+            vocab_size=vocab_size,
+        )
+        return packed.verdict(), Ran("fused")
+    verdict = reference.verify(
+        draft_tokens,
+        draft_logits,
+        target_logits,
+        rules,
+        sampling,
+        uniforms,
+        draft_lengths=draft_lengths,
+        places=places,
+        vocab_size=vocab_size,
+        argmax_drafts=argmax_drafts,
+        draft_index=draft_index,
+    )
+    on_host = Verdict(verdict.accepted.cpu(), verdict.next_token.cpu(), verdict.deferred.cpu())
+    return on_host, Ran("reference", obstacle)
+
+
+def uniforms(seeds: Tensor, positions: Tensor, purpose: Purpose) -> Tensor:
+    """See `spec_cascade.verify.draws.uniforms`; on a GPU one kernel makes the same numbers."""
+    if seeds.device.type != "cuda" or not _has_triton():
+        return draws.uniforms(seeds, positions, purpose)
+    from spec_cascade.verify.fused import philox
+
+    return philox.uniforms(seeds, positions, purpose)
+
+
+def round_uniforms(seeds: Tensor, positions: Tensor, length: int) -> Tensor:
+    """See `spec_cascade.verify.draws.round_uniforms`; on a GPU one kernel makes the same numbers."""
+    if seeds.device.type != "cuda" or not _has_triton():
+        return draws.round_uniforms(seeds, positions, length)
+    from spec_cascade.verify.fused import philox
+
+    return philox.round_uniforms(seeds, positions, length)
+
+
+def _obstacle(draft_logits: Tensor | None, target_logits: Tensor, draft_index: Tensor | None, backend: Backend) -> str:
+    """Why the kernels cannot take these tensors; empty if they can. Rules are another matter."""
+    logits = [rows for rows in (draft_logits, target_logits) if rows is not None]
+    if backend == "reference":
+        return "the reference was asked for"
+    if backend == "auto" and target_logits.device.type != "cuda":
+        return "the logits are not on a CUDA device"
+    if not _has_triton():
+        return "Triton-lang is not installed"
+    if draft_index is not None:
+        return "the drafter knows a part of the vocabulary only"
+    if any(rows.dtype not in _FUSED_TYPES for rows in logits):
+        return "the logits are not float16, bfloat16 or float32"
+    if any(rows.stride(-1) != 1 for rows in logits):
+        return "the logits are not contiguous along the vocabulary"
+    return ""
+
+
+def _table(
+    rules: Sequence[DeferralRule], draft_tokens: Tensor, places: Sequence[Place] | None
+) -> tuple[RuleTable | None, str]:
+    """The rules for the kernels, or why there is none."""
+    from spec_cascade.verify.fused import NotFusedError, RuleTable
+
+    try:
+        return RuleTable.of(rules, draft_tokens, places), ""
+    except NotFusedError as error:
+        return None, str(error)
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None

@@ -1,0 +1,97 @@
+"""Which verifier runs, and that nobody can tell from the verdict."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from spec_cascade.decoding.sampling import SamplingParams
+from spec_cascade.errors import ConfigError
+from spec_cascade.rules import parse_rule
+from spec_cascade.verify import BatchSampling, Purpose, dispatch, draws, verify_and_report
+from tests.unit.verify.rounds import make_round
+
+ONE = SamplingParams()
+STRICT = [parse_rule("strict")] * 2
+interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="Triton-lang compiles here")
+
+
+def report(round_, backend="auto", **options):
+    sampling = BatchSampling.of(round_.params)
+    logits = round_.draft_logits, round_.target_logits
+    return verify_and_report(
+        round_.draft_tokens, *logits, round_.rules, sampling, round_.uniforms, backend=backend, **options
+    )
+
+
+def test_on_the_cpu_the_reference_runs_and_says_why():
+    _, ran = report(make_round(STRICT, ONE))
+    assert (ran.backend, ran.reason) == ("reference", "the logits are not on a CUDA device")
+
+
+@interpreted
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_the_kernels_run_where_they_are_asked_for():
+    round_ = make_round(STRICT, ONE)
+    verdict, ran = report(round_, "fused")
+    assert (ran.backend, ran.reason) == ("fused", "")
+    expected = round_.reference()
+    assert torch.equal(verdict.accepted, expected.accepted)
+    assert torch.equal(verdict.next_token, expected.next_token)
+    assert verdict.accepted.dtype == expected.accepted.dtype
+    assert verdict.deferred.dtype == expected.deferred.dtype
+
+
+@pytest.mark.parametrize(
+    ("rules", "change", "reason"),
+    [
+        (["strict", "mix:weight=0.5"], {}, "rule mix has no fused form"),
+        (["strict", "all_of(chow:alpha=0.5, token_v3:alpha=0.5)"], {}, "rule all_of has no fused form"),
+        (["strict", "divergence:alpha=0.2,kind=js"], {}, "rule divergence has no fused form"),
+        (["strict", "strict"], {"dtype": torch.float64}, "the logits are not float16, bfloat16 or float32"),
+        (["strict", "strict"], {"draft_index": torch.arange(300)}, "the drafter knows a part of the vocabulary only"),
+    ],
+)
+def test_what_the_kernels_cannot_do_is_refused_with_the_reason(rules, change, reason):
+    dtype = change.get("dtype", torch.float32)
+    round_ = make_round([parse_rule(rule) for rule in rules], ONE, dtype=dtype)
+    with pytest.raises(ConfigError, match=reason):
+        report(round_, "fused", draft_index=change.get("draft_index"))
+
+
+def test_columns_that_are_not_contiguous_are_the_references_business():
+    round_ = make_round(STRICT, ONE)
+    wide = torch.stack((round_.target_logits, round_.target_logits), -1)[..., 0]
+    sampling = BatchSampling.of(round_.params)
+    arguments = (round_.draft_tokens, round_.draft_logits, wide, STRICT, sampling, round_.uniforms)
+    with pytest.raises(ConfigError, match="not contiguous along the vocabulary"):
+        verify_and_report(*arguments, backend="fused")
+    verdict, ran = verify_and_report(*arguments)
+    assert ran.backend == "reference"
+    assert torch.equal(verdict.next_token, round_.reference().next_token)
+
+
+def test_a_fused_rule_behind_a_guard_stays_fused_and_the_other_half_of_a_guard_counts():
+    pytest.importorskip("triton")
+    from spec_cascade.verify.fused import NotFusedError, RuleTable
+
+    tokens = torch.zeros(1, 4, dtype=torch.long)
+    guarded = parse_rule("token_v3:alpha=0.8,strict_prefix_tokens=2")
+    assert RuleTable.of([guarded], tokens).codes.tolist() == [[0, 0, 8, 8]]
+    with pytest.raises(NotFusedError):
+        RuleTable.of([parse_rule("schedule(0=strict, 3=mix:weight=0.5)")], tokens)
+
+
+def test_rows_narrower_than_the_vocabulary_are_refused():
+    pytest.importorskip("triton")
+    with pytest.raises(ValueError, match="vocab_size 400 exceeds"):
+        report(make_round(STRICT, ONE), "fused", vocab_size=400)
+
+
+def test_draws_on_the_cpu_are_the_references():
+    seeds, positions = torch.tensor([3, 4]), torch.tensor([0, 9])
+    expected = draws.round_uniforms(seeds, positions, 3)
+    assert torch.equal(dispatch.round_uniforms(seeds, positions, 3), expected)
+    assert torch.equal(dispatch.uniforms(seeds, positions, Purpose.ACCEPT), expected[:, 0, 0])
