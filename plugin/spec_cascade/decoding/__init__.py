@@ -1,0 +1,1 @@
+"""Requests, their sampling parameters, and the loop that decodes them."""

@@ -1,0 +1,95 @@
+"""What the decoding loop asks of its two models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Seq
+
+    from torch import Tensor
+
+    from spec_cascade.decoding.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Tokens that one sequence gives to one forward.
+
+    Attributes:
+        slot: The sequence's slot in the KV cache.
+        token_ids: Tokens to append; their keys and values stay in the cache.
+        rows: How many of the last positions' logits are wanted.
+    """
+
+    slot: int
+    token_ids: Seq[int]
+    rows: int
+
+
+class LanguageModel(Protocol):
+    """A model with a KV cache of one slot per live sequence."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of its logits."""
+
+    def forward(self, feeds: Seq[Feed]) -> Tensor:
+        """Append the tokens of all feeds to their slots in one pass.
+
+        Returns:
+            Logits ``[sum of rows, V]``, in the order of the feeds.
+        """
+
+    def length(self, slot: int) -> int:
+        """Tokens of the slot whose keys and values are cached."""
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget all but the first ``length`` tokens of a slot; a shorter slot stays as it is."""
+
+    def move(self, source: int, destination: int) -> None:
+        """Copy one slot over another and empty the source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Drafted blocks of B sequences.
+
+    Attributes:
+        token_ids: ``[B, K]``, padded with 0 beyond each sequence's length.
+        logits: The drafter's raw logits, ``[B, K, V]``; None for one-hot proposals.
+        lengths: Drafted tokens of each sequence, B of them; 0 is a plain decoding step.
+    """
+
+    token_ids: Tensor
+    logits: Tensor | None
+    lengths: list[int]
+
+    @classmethod
+    def empty(cls, batch: int, device: torch.device) -> Proposal:
+        """No draft for any of ``batch`` sequences."""
+        return cls(torch.zeros(batch, 0, dtype=torch.long, device=device), None, [0] * batch)
+
+    def take(self, index: Seq[int]) -> Proposal:
+        """The proposals of some of the sequences."""
+        if len(index) == len(self.lengths):
+            return self
+        rows = torch.tensor(index, dtype=torch.long, device=self.token_ids.device)
+        logits = None if self.logits is None else self.logits[rows]
+        return Proposal(self.token_ids[rows], logits, [self.lengths[i] for i in index])
+
+
+class Drafter(Protocol):
+    """Proposes tokens; what it caches follows the sequences by slot."""
+
+    def propose(self, sequences: Seq[Sequence], lengths: Seq[int]) -> Proposal:
+        """Draft up to ``lengths[b]`` tokens for each sequence; may draft fewer, and uses the round to catch up."""
+
+    def truncate(self, slot: int, length: int) -> None:
+        """As `LanguageModel.truncate`."""
+
+    def move(self, source: int, destination: int) -> None:
+        """As `LanguageModel.move`."""

@@ -1,0 +1,119 @@
+"""Counts of what was drafted, kept and emitted; from values that are already on the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+@dataclass(slots=True)
+class RequestStatistics:
+    """Counts of one request; only tokens that were really emitted count as kept.
+
+    Attributes:
+        rule: The rule that ran, in `parse_rule` syntax.
+        lossy: Whether that rule may change the target's distribution.
+        num_prompt_tokens: Length of the prompt.
+        num_output_tokens: Tokens emitted.
+        num_target_calls: Target forwards that emitted at least one token for this request.
+        num_spec_steps: Those among them that scored a draft.
+        num_draft_tokens: Tokens drafted.
+        num_accepted_draft_tokens: Drafted tokens that were emitted.
+        num_residual_tokens: Tokens drawn from the residual.
+        num_bonus_tokens: Bonus tokens.
+        num_deferrals: Drafted positions, up to and including the first rejected one, at which the rule deferred.
+        acceptance_histogram: Index j counts the speculative steps that kept exactly j drafted tokens.
+    """
+
+    rule: str = "strict"
+    lossy: bool = False
+    num_prompt_tokens: int = 0
+    num_output_tokens: int = 0
+    num_target_calls: int = 0
+    num_spec_steps: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_draft_tokens: int = 0
+    num_residual_tokens: int = 0
+    num_bonus_tokens: int = 0
+    num_deferrals: int = 0
+    acceptance_histogram: list[int] = field(default_factory=list)
+
+    @property
+    def draft_acceptance_rate(self) -> float:
+        """Accepted over drafted tokens; 0 where nothing was drafted."""
+        return self.num_accepted_draft_tokens / self.num_draft_tokens if self.num_draft_tokens else 0.0
+
+    @property
+    def mean_acceptance_length(self) -> float:
+        """1 + accepted tokens per speculative step: the bonus or residual token counts, by convention."""
+        return 1.0 + self.num_accepted_draft_tokens / self.num_spec_steps if self.num_spec_steps else 1.0
+
+    @property
+    def tokens_per_target_call(self) -> float:
+        """Emitted tokens per target forward; 0 before the first."""
+        return self.num_output_tokens / self.num_target_calls if self.num_target_calls else 0.0
+
+    def record_step(self, *, drafted: int, accepted: int) -> None:
+        """Count one speculative step that kept ``accepted`` of ``drafted`` tokens."""
+        self.num_spec_steps += 1
+        self.num_draft_tokens += drafted
+        self.num_accepted_draft_tokens += accepted
+        missing = accepted + 1 - len(self.acceptance_histogram)
+        self.acceptance_histogram.extend([0] * missing)
+        self.acceptance_histogram[accepted] += 1
+
+    def add(self, other: RequestStatistics) -> None:
+        """Add the counts of another request."""
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        missing = len(other.acceptance_histogram) - len(self.acceptance_histogram)
+        self.acceptance_histogram.extend([0] * missing)
+        for accepted, steps in enumerate(other.acceptance_histogram):
+            self.acceptance_histogram[accepted] += steps
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON that travels to clients."""
+        return {
+            "rule": self.rule,
+            "lossy": self.lossy,
+            "num_prompt_tokens": self.num_prompt_tokens,
+            "num_output_tokens": self.num_output_tokens,
+            "num_target_calls": self.num_target_calls,
+            "tokens_per_target_call": self.tokens_per_target_call,
+            "mean_acceptance_length": self.mean_acceptance_length,
+            "draft_acceptance_rate": self.draft_acceptance_rate,
+            "acceptance_histogram": list(self.acceptance_histogram),
+            "num_spec_steps": self.num_spec_steps,
+            "num_accepted_draft_tokens": self.num_accepted_draft_tokens,
+            "num_draft_tokens": self.num_draft_tokens,
+            "num_residual_tokens": self.num_residual_tokens,
+            "num_bonus_tokens": self.num_bonus_tokens,
+            "num_deferrals": self.num_deferrals,
+        }
+
+
+_COUNTS = tuple(f.name for f in fields(RequestStatistics) if f.name.startswith("num_"))
+
+
+@dataclass(slots=True)
+class EngineStatistics:
+    """Totals of an engine since its start, and what it holds now.
+
+    Attributes:
+        num_running: Requests with a slot.
+        num_waiting: Requests in the queue.
+        num_slots: Slots in all.
+        num_finished: Ended requests by finish reason.
+        totals: Sums over the ended requests; its ``rule`` and ``lossy`` mean nothing.
+    """
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_slots: int = 0
+    num_finished: dict[str, int] = field(default_factory=dict)
+    totals: RequestStatistics = field(default_factory=RequestStatistics)
+
+    def add(self, finish_reason: str, statistics: RequestStatistics) -> None:
+        """Count an ended request."""
+        self.num_finished[finish_reason] = self.num_finished.get(finish_reason, 0) + 1
+        self.totals.add(statistics)

@@ -1,0 +1,1 @@
+"""The embedded engine: Hugging Face modelling code, own slot KV cache and in-flight batching."""

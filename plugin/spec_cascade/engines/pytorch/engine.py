@@ -1,0 +1,163 @@
+"""The embedded engine: the decoding loop in a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+from copy import deepcopy
+from threading import Lock, Thread
+from typing import TYPE_CHECKING
+
+from spec_cascade.decoding.loop import DecodingLoop
+from spec_cascade.decoding.request import FinishReason
+from spec_cascade.decoding.scheduler import Scheduler
+from spec_cascade.decoding.sequence import Sequence
+from spec_cascade.decoding.statistics import EngineStatistics, RequestStatistics
+from spec_cascade.errors import ConfigError, EngineError
+from spec_cascade.rules import check_draft_mode, with_default_guards
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from spec_cascade.decoding.models import Drafter, LanguageModel
+    from spec_cascade.decoding.request import GenerationRequest, RoundOutput
+    from spec_cascade.decoding.stop import StopConditions
+    from spec_cascade.engines.protocol import EngineLimits
+    from spec_cascade.rules import DeferralRule
+
+log = logging.getLogger(__name__)
+
+_IDLE_SECONDS = 0.5
+
+
+class PytorchGeneration:
+    """A submitted request; see `engines.protocol.Generation`."""
+
+    def __init__(self, sequence: Sequence, scheduler: Scheduler) -> None:
+        self._sequence = sequence
+        self._scheduler = scheduler
+
+    def __iter__(self) -> Iterator[RoundOutput]:
+        """Block for each round's output until the one with a finish reason."""
+        while True:
+            output = self._sequence.outputs.get()
+            yield output
+            if output.finish_reason is not None:
+                return
+
+    def cancel(self) -> None:
+        """Drop the request before its next round."""
+        self._sequence.cancelled.set()
+        self._scheduler.wake()
+
+
+class PytorchEngine:
+    """Implements `engines.protocol.Engine` over two models.
+
+    Args:
+        target: The large model.
+        drafter: Proposes; None decodes with the target alone.
+        limits: What is accepted.
+        stop: Where outputs end.
+        prefill_chunk: Most prompt tokens of one request in one forward.
+        device: Where the models are.
+        one_hot_drafts: The drafter's proposals come without rows (prompt lookup).
+
+    Raises:
+        ConfigError: The default rule has no meaning with this drafter.
+    """
+
+    def __init__(
+        self,
+        target: LanguageModel,
+        drafter: Drafter | None,
+        limits: EngineLimits,
+        stop: StopConditions,
+        *,
+        prefill_chunk: int,
+        device: torch.device,
+        one_hot_drafts: bool = False,
+    ) -> None:
+        self._limits = limits
+        self._one_hot_drafts = one_hot_drafts
+        self._has_drafter = drafter is not None
+        self._check_meaning(limits.default_rule)
+        self._scheduler = Scheduler(max_batch_size=limits.max_batch_size, max_queue_size=limits.max_queue_size)
+        self._loop = DecodingLoop(
+            target,
+            drafter,
+            self._scheduler,
+            stop,
+            prefill_chunk=prefill_chunk,
+            vocab_size=limits.vocab_size,
+            device=device,
+        )
+        self._lock = Lock()
+        self._closing = False
+        self._thread = Thread(target=self._run, name="spec-cascade-loop", daemon=True)
+        self._thread.start()
+
+    @property
+    def limits(self) -> EngineLimits:
+        """What the engine accepts."""
+        return self._limits
+
+    def submit(self, request: GenerationRequest) -> PytorchGeneration:
+        """Queue a request; see `engines.protocol.Engine.submit`."""
+        self._check(request)
+        rule = with_default_guards(request.rule or self._limits.default_rule)
+        self._check_meaning(rule)
+        draft_length = self._limits.default_draft_length if request.draft_length is None else request.draft_length
+        sequence = Sequence(
+            request=request,
+            rule=rule,
+            draft_length=draft_length if self._has_drafter else 0,
+            token_ids=list(request.prompt_ids),
+            statistics=RequestStatistics(rule=str(rule), lossy=rule.lossy, num_prompt_tokens=len(request.prompt_ids)),
+        )
+        with self._lock:
+            if self._closing:
+                raise EngineError("the engine is closed")
+            self._scheduler.add(sequence)
+        return PytorchGeneration(sequence, self._scheduler)
+
+    def statistics(self) -> EngineStatistics:
+        """A snapshot; the totals are those of finished requests."""
+        snapshot = deepcopy(self._loop.statistics)
+        snapshot.num_running = len(self._scheduler.running)
+        snapshot.num_waiting = self._scheduler.num_waiting
+        snapshot.num_slots = self._limits.max_batch_size
+        return snapshot
+
+    def close(self) -> None:
+        """Cancel what runs and waits, and stop the thread."""
+        with self._lock:
+            self._closing = True
+        self._scheduler.wake()
+        self._thread.join()
+
+    def _check_meaning(self, rule: DeferralRule) -> None:
+        if self._has_drafter:
+            check_draft_mode(rule, argmax_drafts=self._one_hot_drafts, gates_available=not self._one_hot_drafts)
+
+    def _check(self, request: GenerationRequest) -> None:
+        limits = self._limits
+        longest = limits.max_seq_len - 1
+        if len(request.prompt_ids) > longest:
+            raise ConfigError("prompt", f"{len(request.prompt_ids)} tokens", f"at most {longest} tokens long")
+        if not all(0 <= token < limits.vocab_size for token in request.prompt_ids):
+            raise ConfigError("prompt", "a token id", f"below the vocabulary size {limits.vocab_size}")
+        if request.draft_length is not None and request.draft_length > limits.max_draft_length:
+            allowed = f"an integer in [0, {limits.max_draft_length}]"
+            raise ConfigError("draft_length", request.draft_length, allowed)
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._scheduler.wait(_IDLE_SECONDS)
+            try:
+                self._loop.step()
+            except Exception:  # whatever a model raises must not end the thread: its requests fail, others go on
+                log.exception("a round failed; its requests are ended")
+                self._loop.abandon(FinishReason.ERROR, error="the engine failed; see the server's log")
+        self._loop.abandon(FinishReason.CANCELLED)

@@ -1,0 +1,101 @@
+"""Tiny random models for tests: real modelling code, no downloads, milliseconds per forward."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from spec_cascade.decoding.stop import StopConditions
+from spec_cascade.engines.protocol import EngineLimits
+from spec_cascade.engines.pytorch.attention import ATTENTION
+from spec_cascade.engines.pytorch.drafters import ModelDrafter, PromptLookupDrafter
+from spec_cascade.engines.pytorch.engine import PytorchEngine
+from spec_cascade.engines.pytorch.model import CachedModel
+from spec_cascade.rules import parse_rule
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from spec_cascade.decoding.models import Drafter
+
+VOCAB = 96
+CPU = torch.device("cpu")
+
+
+def tiny_llama(seed: int = 0, layers: int = 3, vocab: int = VOCAB) -> PreTrainedModel:
+    """A random Llama in float32 whose rows are peaked enough for greedy decoding to mean something."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocab,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.35,
+        eos_token_id=None,
+        bos_token_id=None,
+        pad_token_id=None,
+    )
+    model: PreTrainedModel = LlamaForCausalLM(config)
+    return model.eval()
+
+
+def noisy(model: PreTrainedModel, scale: float, seed: int = 1) -> PreTrainedModel:
+    """A drafter that agrees with ``model`` some of the time: its weights plus relative noise."""
+    generator = torch.Generator().manual_seed(seed)
+    copy = deepcopy(model)
+    with torch.no_grad():
+        for weight in copy.parameters():
+            weight += scale * weight.std() * torch.randn(weight.shape, generator=generator)
+    return copy
+
+
+def cached(model: PreTrainedModel, slots: int, max_seq_len: int) -> CachedModel:
+    """A copy of the model under our attention."""
+    copy = deepcopy(model)
+    copy.set_attn_implementation(ATTENTION)
+    return CachedModel(copy, slots=slots, max_seq_len=max_seq_len)
+
+
+def tiny_engine(
+    target: PreTrainedModel,
+    drafter: PreTrainedModel | str | None,
+    *,
+    max_batch_size: int = 8,
+    max_seq_len: int = 160,
+    max_queue_size: int = 64,
+    prefill_chunk: int = 16,
+    draft_length: int = 4,
+    rule: str = "strict",
+    eos: frozenset[int] = frozenset(),
+) -> PytorchEngine:
+    """The real engine over tiny models; ``drafter="lookup"`` is prompt lookup."""
+    vocab = target.config.vocab_size
+    proposer: Drafter | None = None
+    if drafter == "lookup":
+        proposer = PromptLookupDrafter(min_ngram=1, max_ngram=3, device=CPU)
+    elif drafter is not None:
+        model = cached(drafter, max_batch_size, max_seq_len)
+        proposer = ModelDrafter(model, vocab_size=vocab, prefill_chunk=prefill_chunk)
+    return PytorchEngine(
+        cached(target, max_batch_size, max_seq_len),
+        proposer,
+        EngineLimits(
+            max_batch_size=max_batch_size,
+            max_seq_len=max_seq_len,
+            max_draft_length=16,
+            max_queue_size=max_queue_size,
+            vocab_size=vocab,
+            default_rule=parse_rule(rule),
+            default_draft_length=draft_length,
+        ),
+        StopConditions(eos, max_seq_len),
+        prefill_chunk=prefill_chunk,
+        device=CPU,
+        one_hot_drafts=drafter == "lookup",
+    )

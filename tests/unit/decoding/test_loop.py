@@ -1,0 +1,225 @@
+"""What holds after every round, whatever happens in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from spec_cascade.decoding.loop import DecodingLoop
+from spec_cascade.decoding.request import FinishReason, GenerationRequest, RoundOutput, TokenSource
+from spec_cascade.decoding.sampling import SamplingParams
+from spec_cascade.decoding.scheduler import Scheduler
+from spec_cascade.decoding.sequence import Sequence
+from spec_cascade.decoding.stop import StopConditions
+from spec_cascade.engines.pytorch.drafters import ModelDrafter
+from spec_cascade.errors import QueueFullError
+from spec_cascade.rules import parse_rule
+from tests.tiny import CPU, VOCAB, cached, noisy, tiny_llama
+
+if TYPE_CHECKING:
+    from spec_cascade.engines.pytorch.model import CachedModel
+
+MAX_SEQ_LEN = 96
+CHUNK = 8
+
+
+class Bench:
+    """A decoding loop over tiny models, stepped by hand."""
+
+    def __init__(
+        self, *, batch: int = 4, queue: int = 16, noise: float = 0.05, eos: frozenset[int] = frozenset()
+    ) -> None:
+        target = tiny_llama()
+        self.target: CachedModel = cached(target, batch, MAX_SEQ_LEN)
+        self.draft_model = cached(noisy(target, noise), batch, MAX_SEQ_LEN)
+        self.scheduler = Scheduler(max_batch_size=batch, max_queue_size=queue)
+        self.loop = DecodingLoop(
+            self.target,
+            ModelDrafter(self.draft_model, vocab_size=VOCAB, prefill_chunk=CHUNK),
+            self.scheduler,
+            StopConditions(eos, MAX_SEQ_LEN),
+            prefill_chunk=CHUNK,
+            vocab_size=VOCAB,
+            device=CPU,
+        )
+
+    def add(self, prompt: list[int], *, rule: str = "strict", draft_length: int = 4, **sampling: object) -> Sequence:
+        request = GenerationRequest(prompt_ids=tuple(prompt), sampling=SamplingParams(**sampling))  # type: ignore[arg-type]
+        sequence = Sequence(request=request, rule=parse_rule(rule), draft_length=draft_length, token_ids=list(prompt))
+        self.scheduler.add(sequence)
+        return sequence
+
+    def step(self) -> None:
+        """One round, and the invariants after it."""
+        self.loop.step()
+        running = self.scheduler.running
+        assert [s.slot for s in running] == list(range(len(running)))
+        for sequence in running:
+            committed = len(sequence.token_ids) - 1
+            seen = self.target.length(sequence.slot)
+            drafted = self.draft_model.length(sequence.slot)
+            if sequence.num_emitted:
+                assert seen == committed
+                if sequence.drafts:
+                    assert committed - 1 <= drafted <= committed
+            else:
+                assert seen % CHUNK == 0
+                assert seen <= committed
+        free = range(len(running), len(self.target.cache.lengths))
+        assert all(self.target.length(s) == 0 and self.draft_model.length(s) == 0 for s in free)
+
+    def run(self) -> None:
+        for _ in range(500):
+            if not self.scheduler.running and not self.scheduler.num_waiting:
+                return
+            self.step()
+        pytest.fail("the loop does not come to an end")
+
+
+def drained(sequence: Sequence) -> list[RoundOutput]:
+    outputs = []
+    while not sequence.outputs.empty():
+        outputs.append(sequence.outputs.get())
+    return outputs
+
+
+def tokens(outputs: list[RoundOutput]) -> list[int]:
+    return [t for output in outputs for t in output.token_ids]
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    return torch.randint(0, VOCAB, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_both_caches_hold_the_committed_tokens_after_every_round(temperature: float) -> None:
+    bench = Bench()
+    rules = ["strict", "token_v3:alpha=0.8", "opt:alpha=0.1", "target_only", "chow:alpha=0.3"]
+    added = [
+        bench.add(prompt(3 + 5 * i, i), rule=rules[i % 5], temperature=temperature, seed=i, max_tokens=5 + 6 * i)
+        for i in range(8)
+    ]
+    bench.run()
+    for i, sequence in enumerate(added):
+        outputs = drained(sequence)
+        assert [o.index for o in outputs] == list(range(len(outputs)))
+        assert [o.finish_reason for o in outputs[:-1]] == [None] * (len(outputs) - 1)
+        assert outputs[-1].finish_reason is FinishReason.LENGTH
+        assert tokens(outputs) == sequence.output_ids
+        assert len(tokens(outputs)) == 5 + 6 * i
+
+
+def test_nothing_is_counted_that_was_not_kept() -> None:
+    bench = Bench(noise=0.01)
+    sequence = bench.add(prompt(5), temperature=0, max_tokens=23)
+    bench.run()
+    outputs, counts = drained(sequence), sequence.statistics
+    sources = [s for o in outputs for s in o.sources]
+    assert counts.num_output_tokens == len(sources) == 23
+    assert counts.num_accepted_draft_tokens == sources.count(TokenSource.DRAFTER) > 0
+    assert counts.num_residual_tokens == sources.count(TokenSource.RESIDUAL)
+    assert counts.num_bonus_tokens == sources.count(TokenSource.BONUS)
+    assert counts.num_target_calls == len(outputs)
+    assert sum(counts.acceptance_histogram) == counts.num_spec_steps
+    assert sum(j * n for j, n in enumerate(counts.acceptance_histogram)) == counts.num_accepted_draft_tokens
+
+
+def greedy_run(**sampling: object) -> tuple[list[int], list[RoundOutput]]:
+    bench = Bench(noise=0.0)
+    sequence = bench.add(prompt(5), temperature=0, **{"max_tokens": 30, **sampling})
+    bench.run()
+    outputs = drained(sequence)
+    return tokens(outputs), outputs
+
+
+@pytest.mark.parametrize("cut", range(8))
+def test_a_stop_token_inside_an_accepted_block_ends_the_output_there(cut: int) -> None:
+    full, _ = greedy_run()
+    stop = full[cut]
+    first = full.index(stop)
+    output, chunks = greedy_run(stop_token_ids=(stop,))
+    assert output == full[: first + 1]
+    assert chunks[-1].finish_reason is FinishReason.STOP
+    statistics = chunks[-1].statistics
+    assert statistics is not None
+    assert statistics.num_output_tokens == first + 1
+
+
+def test_the_end_token_ends_the_output_unless_it_is_ignored() -> None:
+    full, _ = greedy_run()
+    for ignore in (False, True):
+        bench = Bench(noise=0.0, eos=frozenset({full[3]}))
+        sequence = bench.add(prompt(5), temperature=0, max_tokens=30, ignore_eos=ignore)
+        bench.run()
+        expected = full if ignore else full[: full.index(full[3]) + 1]
+        assert tokens(drained(sequence)) == expected
+
+
+@pytest.mark.parametrize("max_tokens", range(1, 12))
+def test_max_tokens_is_never_passed(max_tokens: int) -> None:
+    full, _ = greedy_run()
+    output, chunks = greedy_run(max_tokens=max_tokens)
+    assert output == full[:max_tokens]
+    assert chunks[-1].finish_reason is FinishReason.LENGTH
+
+
+def test_prompt_and_output_never_pass_max_seq_len() -> None:
+    bench = Bench(noise=0.0)
+    sequence = bench.add(prompt(MAX_SEQ_LEN - 7), temperature=0, max_tokens=100)
+    bench.run()
+    assert len(sequence.token_ids) == MAX_SEQ_LEN
+    assert drained(sequence)[-1].finish_reason is FinishReason.LENGTH
+
+
+def test_a_request_gets_its_first_token_while_others_run() -> None:
+    bench = Bench()
+    long = bench.add(prompt(4), max_tokens=80, seed=1)
+    for _ in range(3):
+        bench.step()
+    late = bench.add(prompt(2 * CHUNK, 3), max_tokens=4, seed=2)
+    bench.step()
+    assert late.num_emitted == 0
+    before = long.num_emitted
+    bench.step()
+    assert late.num_emitted >= 1
+    assert long.num_emitted > before
+    assert long.slot >= 0
+
+
+def test_a_request_draws_the_same_tokens_whatever_its_company() -> None:
+    def output(company: int) -> list[int]:
+        bench = Bench(batch=8)
+        sequence = bench.add(prompt(6), rule="token_v3:alpha=0.8", seed=2**63 + 11, max_tokens=25)
+        for i in range(company):
+            bench.add(prompt(3 + 4 * i, i), rule=["opt:alpha=0.2", "strict"][i % 2], seed=i, max_tokens=6 + 3 * i)
+        bench.run()
+        return tokens(drained(sequence))
+
+    alone = output(0)
+    assert output(7) == alone
+    assert output(3) == alone
+
+
+def test_cancelled_requests_leave_at_once_and_the_others_go_on() -> None:
+    bench = Bench(batch=2)
+    running, other, waiting = (bench.add(prompt(4, i), max_tokens=20, seed=i) for i in range(3))
+    bench.step()
+    running.cancelled.set()
+    waiting.cancelled.set()
+    bench.step()
+    for sequence in (running, waiting):
+        assert drained(sequence)[-1].finish_reason is FinishReason.CANCELLED
+    bench.run()
+    assert other.num_emitted == 20
+    assert bench.loop.statistics.num_finished == {"cancelled": 2, "length": 1}
+
+
+def test_a_full_queue_refuses() -> None:
+    bench = Bench(batch=2, queue=1)
+    for i in range(3):
+        bench.add(prompt(4, i), max_tokens=4)
+    with pytest.raises(QueueFullError, match="the limit is 1"):
+        bench.add(prompt(4), max_tokens=4)
+    bench.run()

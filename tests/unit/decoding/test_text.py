@@ -1,0 +1,330 @@
+"""Text in pieces: whatever blocks the tokens arrive in, the pieces are the text of the whole."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as RawTokenizer
+
+from spec_cascade.decoding.text import OutputText, stop_cut
+from spec_cascade.decoding.tokenizer import Tokenizer
+from spec_cascade.errors import ConfigError, EngineError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CORPUS = ["the quick brown fox jumps over the lazy dog", "  indented\n\n\ttext", "日本語の文章です", "naïve café"]
+TEXTS = [
+    "plain words, with punctuation!",
+    "  leading spaces and trailing ones  ",
+    "emoji 😀 and a family 👨‍👩‍👧‍👦, flags 🇯🇵🇫🇷, skin 👍🏽",
+    "日本語の文章です。中文字符。한국어 문장",
+    "combining é ê ü and Z͑ͫ̓a͖l̝g̅o̟",
+    "नमस्ते दुनिया ไทย العربية עברית",
+    "\n\n\tnew\r\nlines\x00and\x7fcontrols",
+    "",
+]
+SPECIAL = "<|end|>"
+
+
+def byte_level() -> Tokenizer:
+    raw = RawTokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=[SPECIAL], initial_alphabet=alphabet, show_progress=False
+    )
+    raw.train_from_iterator(CORPUS * 8, trainer)
+    raw.add_tokens([AddedToken("<tool>", special=False, normalized=False)])
+    return Tokenizer(raw, {"bos_token": SPECIAL})
+
+
+def byte_fallback(last: list[decoders.Decoder]) -> Tokenizer:
+    """As sentencepiece models are converted: pieces with ▁ for spaces, bytes for what the vocabulary lacks."""
+    pieces = ["<unk>", SPECIAL, *(f"<0x{i:02X}>" for i in range(256)), "▁", "▁▁", "▁the", "▁a", "é", "日"]
+    pieces += [chr(i) for i in range(ord("a"), ord("z") + 1)]
+    raw = RawTokenizer(
+        models.BPE({piece: i for i, piece in enumerate(pieces)}, [], unk_token="<unk>", byte_fallback=True)
+    )
+    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    raw.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *last])
+    raw.add_special_tokens([SPECIAL])
+    return Tokenizer(raw)
+
+
+def metaspace() -> Tokenizer:
+    raw = byte_fallback([])._raw
+    raw.decoder = decoders.Metaspace(prepend_scheme="first")
+    return Tokenizer(raw)
+
+
+def whole_words(decoder: decoders.Decoder | None) -> Tokenizer:
+    vocab = {w: i for i, w in enumerate(["[UNK]", SPECIAL, "the", "##re", "dog", "##s", ".", "n't", "do", "é"])}
+    raw = RawTokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    if decoder is not None:
+        raw.decoder = decoder
+    raw.add_special_tokens([SPECIAL])
+    return Tokenizer(raw)
+
+
+TOKENIZERS = {
+    "byte_level": byte_level(),
+    "byte_fallback_stripped": byte_fallback([decoders.Strip(" ", 1, 0)]),
+    "byte_fallback": byte_fallback([]),
+    "metaspace": metaspace(),
+    "word_piece": whole_words(decoders.WordPiece()),
+    "no_decoder": whole_words(None),
+}
+WINDOWED = ["byte_level", "byte_fallback_stripped", "byte_fallback", "metaspace"]
+
+
+def pieces(output: OutputText, ids: list[int], sizes: list[int]) -> list[str]:
+    """The pieces of ``ids`` sent in blocks of these sizes."""
+    out, sent = [], 0
+    for i, size in enumerate(sizes):
+        sent += size
+        out.append(output.piece(ids[:sent], size, final=i == len(sizes) - 1))
+    return out
+
+
+@st.composite
+def blocks(draw: st.DrawFn, total: int) -> list[int]:
+    """Sizes of at least one block that sum to ``total``; blocks may be empty, as a last one often is."""
+    cuts = sorted(draw(st.lists(st.integers(0, total), max_size=12)))
+    return [b - a for a, b in zip([0, *cuts], [*cuts, total], strict=True)]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_every_text_arrives_whole_in_blocks_of_any_size(text: str, size: int) -> None:
+    tokenizer = TOKENIZERS["byte_level"]
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    sizes = [min(size, len(ids) - i) for i in range(0, len(ids), size)] or [0]
+    assert "".join(pieces(OutputText(tokenizer), ids, sizes)) == text
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_character_is_sent_whole(text: str) -> None:
+    tokenizer = TOKENIZERS["byte_level"]
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert not any("\ufffd" in piece for piece in pieces(OutputText(tokenizer), ids, [1] * len(ids) or [0]))
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_pieces_of_any_tokens_are_the_decoded_whole(name: str, data: st.DataObject) -> None:
+    """Random ids: invalid UTF-8, special tokens in the middle, ids beyond the vocabulary."""
+    tokenizer = TOKENIZERS[name]
+    size = tokenizer._raw.get_vocab_size(with_added_tokens=True)
+    ids = data.draw(st.lists(st.integers(0, size + 1), max_size=90))
+    output = OutputText(tokenizer)
+    sent = pieces(output, ids, data.draw(blocks(len(ids))))
+    assert "".join(sent) == tokenizer.decode(ids)
+    singly = pieces(output, ids, [1] * len(ids) or [0])
+    assert "".join(singly) == tokenizer.decode(ids)
+    assert output.token_pieces(ids, len(ids), final=True) == (singly if ids else [])
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_with_stop_strings_the_pieces_are_the_text_before_the_first(name: str, data: st.DataObject) -> None:
+    tokenizer = TOKENIZERS[name]
+    size = tokenizer._raw.get_vocab_size(with_added_tokens=True)
+    # Few distinct tokens, so that stop strings overlap and nearly match often.
+    few = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=4))
+    ids = data.draw(st.lists(st.sampled_from(few), max_size=60))
+    text = tokenizer.decode(ids)
+    places = st.tuples(st.integers(0, max(0, len(text) - 1)), st.integers(1, 30))
+    stops = tuple(text[a : a + n] for a, n in data.draw(st.lists(places, min_size=1, max_size=3)) if text[a : a + n])
+    output = OutputText(tokenizer, stops)
+
+    sent, emitted = "", 0
+    for block in data.draw(blocks(len(ids))):
+        kept = output.stop_cut(ids[: emitted + block], block)
+        emitted += block if kept is None else kept
+        finished = kept is not None or emitted == len(ids)
+        sent += output.piece(ids[:emitted], block if kept is None else kept, final=finished)
+        if finished:
+            break
+    starts = [start for stop in stops if (start := tokenizer.decode(ids[:emitted]).find(stop)) >= 0]
+    assert sent == tokenizer.decode(ids[:emitted])[: min(starts, default=None)]
+    assert sent == output.final_text(ids[:emitted])
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_the_cut_does_not_depend_on_the_blocks(name: str, data: st.DataObject) -> None:
+    tokenizer = TOKENIZERS[name]
+    few = data.draw(st.lists(st.integers(2, 260), min_size=1, max_size=3))
+    ids = data.draw(st.lists(st.sampled_from(few), min_size=1, max_size=50))
+    text = tokenizer.decode(ids)
+    stops = tuple(s for s in (text[3:6], text[10:31]) if s)
+    singly = next((i for i in range(1, len(ids) + 1) if stop_cut(tokenizer, ids[:i], 1, stops) is not None), None)
+    assert stop_cut(tokenizer, ids, len(ids), stops) == singly
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_stable_text_only_grows(name: str, data: st.DataObject) -> None:
+    tokenizer = TOKENIZERS[name]
+    size = tokenizer._raw.get_vocab_size(with_added_tokens=True)
+    ids = data.draw(st.lists(st.integers(0, size - 1), max_size=40))
+    output = OutputText(tokenizer, ("ab", "the d", "\n\n"))
+    texts = [output.stable_text(ids[:i]) for i in range(len(ids) + 1)]
+    assert all(later.startswith(earlier) for earlier, later in pairwise(texts))
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_a_piece_late_in_a_long_output_decodes_a_window(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = TOKENIZERS[name]
+    assert tokenizer.decodes_in_windows
+    ids = tokenizer.encode("the a the a b c é " * 2000, add_special_tokens=False)
+    output = OutputText(tokenizer, ("stop here", "###"))
+    decode, longest = tokenizer.decode, 0
+
+    def measured(token_ids: list[int]) -> str:
+        nonlocal longest
+        longest = max(longest, len(token_ids))
+        return decode(token_ids)
+
+    monkeypatch.setattr(tokenizer, "decode", measured)
+    assert output.piece(ids, 5, final=False)
+    assert output.stop_cut(ids, 5) is None
+    assert longest < 100
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_text_of_a_window_is_a_suffix_of_the_whole(name: str, data: st.DataObject) -> None:
+    tokenizer = TOKENIZERS[name]
+    emoji, words = (tokenizer.encode(text, add_special_tokens=False) for text in ("😀", "the a"))
+    invisible = tokenizer._raw.token_to_id(SPECIAL)
+    emoji = emoji[-4:]  # one token for each byte; sentencepiece puts a space first
+    split = [token for byte in emoji for token in (byte, invisible)]
+    ascii_byte = tokenizer._raw.token_to_id("<0x41>") or words[0]
+    runs = st.sampled_from([emoji, split, emoji[:1], [ascii_byte], words])
+    ids = [token for run in data.draw(st.lists(runs, min_size=8, max_size=20)) for token in run]
+    output = OutputText(tokenizer, ("x" * data.draw(st.integers(1, 12)),))
+    for end in range(17, len(ids) + 1):
+        start = output._window(ids, end)
+        settled = output._settled(ids, start, end)
+        assert start == 0 or len(settled) >= len(output.stop_strings[0])
+        assert output._settled(ids, 0, end).endswith(settled)
+
+
+@pytest.mark.parametrize("name", ["byte_level", "byte_fallback", "byte_fallback_stripped"])
+@pytest.mark.parametrize("unit", ["😀", "a", "é", "日 "])
+def test_a_stop_string_longer_than_a_window_is_held_back_whole(name: str, unit: str) -> None:
+    tokenizer = TOKENIZERS[name]
+    for length in (2, 9, 21):
+        text = unit * (2 * length) + "b" + unit * (length - 1) + "c" + unit * (length + 3) + "tail"
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        whole = tokenizer.decode(ids)
+        held = OutputText(tokenizer, (unit * length + "#", "b" + unit * length + "#"))
+        assert "".join(pieces(held, ids, [1] * len(ids))) == whole
+        found = OutputText(tokenizer, (unit * length + "tail", "b" + unit * length))
+        end = next(i for i in range(1, len(ids) + 1) if found.stop_cut(ids[:i], 1) is not None)
+        assert "".join(pieces(found, ids[:end], [1] * end)) == whole[: whole.index(unit * length + "tail")]
+
+
+def test_an_unfinished_character_is_held_back_and_flushed_at_the_end() -> None:
+    tokenizer = TOKENIZERS["byte_level"]
+    ids = tokenizer.encode("a😀", add_special_tokens=False)
+    assert len(ids) == 5  # one token for "a", one for each byte of the emoji
+    output = OutputText(tokenizer)
+    assert [output.stable_text(ids[:i]) for i in range(6)] == ["", "a", "a", "a", "a", "a😀"]
+    assert output.final_text(ids[:3]) == "a\ufffd"
+
+
+def test_a_possible_beginning_of_a_stop_string_is_held_back() -> None:
+    tokenizer = TOKENIZERS["byte_level"]
+    output = OutputText(tokenizer, ("</s>", "<tool_call>"))
+
+    def stable(text: str) -> str:
+        return output.stable_text(tokenizer.encode(text, add_special_tokens=False))
+
+    assert stable("hello <") == "hello "
+    assert stable("hello </s") == "hello "
+    assert stable("hello <tool_c") == "hello "
+    assert stable("hello <b") == "hello <b"
+    assert stable("hello </s> more") == "hello "
+
+
+def test_the_token_that_completes_a_stop_string_is_kept() -> None:
+    tokenizer = TOKENIZERS["byte_level"]
+    ids = tokenizer.encode("one\n\nUser: two", add_special_tokens=False)
+    kept = stop_cut(tokenizer, ids, len(ids), ("\n\nUser:",))
+    assert kept is not None
+    assert "\n\nUser:" in tokenizer.decode(ids[:kept])
+    assert "\n\nUser:" not in tokenizer.decode(ids[: kept - 1])
+    assert OutputText(tokenizer, ("\n\nUser:",)).final_text(ids[:kept]) == "one"
+    assert stop_cut(tokenizer, ids, len(ids), ()) is None
+
+
+def test_each_token_owns_the_text_that_it_released() -> None:
+    tokenizer = TOKENIZERS["byte_level"]
+    ids = tokenizer.encode("a😀", add_special_tokens=False)
+    assert OutputText(tokenizer).token_pieces(ids, 5, final=True) == ["a", "", "", "", "😀"]
+    assert OutputText(tokenizer).token_pieces(ids[:4], 2, final=True) == ["", "\ufffd"]
+
+
+def save(tokenizer: Tokenizer, directory: Path, config: dict[str, object]) -> Path:
+    tokenizer._raw.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    return directory
+
+
+def test_a_loaded_tokenizer_renders_its_chat_template(tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}{% generation %}{{ eos_token }}{{ m.role }}: {{ m['content'] | tojson }}\n"
+        "{% endgeneration %}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    config = {"chat_template": template, "eos_token": {"content": SPECIAL, "__type": "AddedToken"}}
+    tokenizer = Tokenizer.load(save(TOKENIZERS["byte_level"], tmp_path, config))
+    messages = [{"role": "user", "content": "<hé>"}]
+    assert tokenizer.render_chat(messages) == f'{SPECIAL}user: "<hé>"\nassistant:'
+
+
+def test_a_refusal_of_the_chat_template_is_an_error_of_the_request(tmp_path: Path) -> None:
+    config = {"chat_template": [{"name": "default", "template": "{{ raise_exception('only users\nplease') }}"}]}
+    tokenizer = Tokenizer.load(save(TOKENIZERS["byte_level"], tmp_path, config))
+    with pytest.raises(ConfigError, match=r"messages = .* chat template accepts \(only users\)$"):
+        tokenizer.render_chat([{"role": "user", "content": "hi"}])
+
+
+def test_a_chat_template_runs_in_a_sandbox(tmp_path: Path) -> None:
+    escape = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+    tokenizer = Tokenizer.load(save(TOKENIZERS["byte_level"], tmp_path, {"chat_template": escape}))
+    with pytest.raises(ConfigError):
+        tokenizer.render_chat([{"role": "user", "content": "hi"}])
+
+
+def test_a_begin_token_is_not_doubled() -> None:
+    raw = byte_level()._raw
+    raw.post_processor = pytest.importorskip("tokenizers.processors").TemplateProcessing(
+        single=f"{SPECIAL} $A", special_tokens=[(SPECIAL, raw.token_to_id(SPECIAL))]
+    )
+    tokenizer = Tokenizer(raw, {"bos_token": SPECIAL})
+    begin = raw.token_to_id(SPECIAL)
+    assert tokenizer.encode_prompt("hi")[0] == begin
+    assert tokenizer.encode_prompt(f"{SPECIAL}hi") == tokenizer.encode_prompt("hi")
+
+
+def test_a_tokenizer_that_cannot_be_read_says_so(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="tokenizer cannot be read"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(EngineError, match="tokenizer cannot be read"):
+        Tokenizer.load(tmp_path)
