@@ -1,0 +1,1 @@
+"""Offline work: checkpoints to an engine pair on disk."""

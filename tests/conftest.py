@@ -1,0 +1,26 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+# Without a GPU the kernels are interpreted; Triton-lang looks at this once, when it is first imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def demo_engine() -> Path:
+    """The engine directory of the demo pair, as `make demo` builds it; built once, then found up to date."""
+    from spec_cascade_build.build import build
+
+    output = ROOT / "engines" / "smollm2-demo"
+    build(ROOT / "build_engines" / "configs" / "smollm2-demo.yaml", output, Console(stderr=True))
+    return output
