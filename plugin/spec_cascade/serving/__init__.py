@@ -1,0 +1,1 @@
+"""What the Triton server models need: request parsing, responses, metrics."""

@@ -1,0 +1,98 @@
+"""The side of the models that faces Triton's Python backend; the only module here that imports it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import triton_python_backend_utils as pb_utils
+
+from spec_cascade.errors import EngineError
+from spec_cascade.serving import wire
+from spec_cascade.serving.errors import describe
+from spec_cascade.serving.parse import read_fields
+from spec_cascade.serving.repository import ENGINE_DIR_VARIABLE
+from spec_cascade.serving.responses import to_arrays
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from spec_cascade.serving.parse import Fields
+    from spec_cascade.serving.wire import Field
+
+log = logging.getLogger(__name__)
+
+
+def engine_dir(args: Mapping[str, str]) -> Path:
+    """The engine directory that a model is to serve, from the arguments of its ``initialize``.
+
+    Raises:
+        EngineError: None is named.
+    """
+    parameters = json.loads(args["model_config"]).get("parameters", {})
+    named = os.environ.get(ENGINE_DIR_VARIABLE) or parameters.get("engine_dir", {}).get("string_value")
+    if not named:
+        raise EngineError(
+            f"no engine directory: set {ENGINE_DIR_VARIABLE}, or the parameter engine_dir in config.pbtxt"
+        )
+    return Path(named)
+
+
+def request_fields(request: Any, inputs: Iterable[Field], known: Iterable[Field] = ()) -> Fields:
+    """Read a request; see `read_fields`."""
+    tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+    return read_fields(tensors, request.parameters(), inputs, known)
+
+
+def response(values: Mapping[str, Any], outputs: Iterable[Field]) -> Any:
+    """A response with these output values."""
+    return pb_utils.InferenceResponse(_tensors(values, outputs))
+
+
+def error_response(error: Exception) -> Any:
+    """A response that says what was wrong; see `describe`."""
+    text, status = describe(error)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, getattr(pb_utils.TritonError, status)))
+
+
+def cancel_request(request_token: str) -> None:
+    """Have the cascade model drop a request; called by another model of the same server."""
+    order = pb_utils.InferenceRequest(
+        model_name="cascade",
+        requested_output_names=[wire.REQUEST_TOKEN.name],
+        inputs=_tensors({wire.CANCEL_TOKEN.name: request_token}, [wire.CANCEL_TOKEN]),
+    )
+    for answer in order.exec(decoupled=True):
+        if answer.has_error():
+            log.error("a request could not be cancelled: %s", answer.error().message())
+
+
+class ResponseSender:
+    """Implements `live.Sender` on the response sender of a decoupled request."""
+
+    def __init__(self, raw: Any, outputs: Iterable[Field]) -> None:
+        self._raw = raw
+        self._outputs = tuple(outputs)
+
+    def send(self, values: Mapping[str, Any]) -> None:
+        """Send one response."""
+        self._raw.send(response(values, self._outputs))
+
+    def fail(self, error: Exception) -> None:
+        """Send an error, and that it was the last response."""
+        self._raw.send(error_response(error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def finish(self) -> None:
+        """Send that there are no more responses."""
+        self._raw.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def is_cancelled(self) -> bool:
+        """Whether nobody wants the responses any more."""
+        return bool(self._raw.is_cancelled())
+
+
+def _tensors(values: Mapping[str, Any], fields: Iterable[Field]) -> list[Any]:
+    return [pb_utils.Tensor(name, array) for name, array in to_arrays(values, fields).items()]

@@ -1,0 +1,48 @@
+"""Errors of serving, and what of an error a client is told."""
+
+from __future__ import annotations
+
+import logging
+
+from spec_cascade.errors import ConfigError, QueueFullError, SpecCascadeError
+
+log = logging.getLogger(__name__)
+
+INVALID_ARGUMENT = "INVALID_ARG"
+UNAVAILABLE = "UNAVAILABLE"
+INTERNAL = "INTERNAL"
+"""Triton's names of the statuses."""
+
+
+class LaunchError(SpecCascadeError):
+    """The Triton server cannot be started, did not become ready, or died."""
+
+
+class UnavailableError(SpecCascadeError):
+    """The server cannot take or finish a request now; it may be sent again later, or to another server."""
+
+
+class PassedOnError(SpecCascadeError):
+    """An error that another model of the ensemble described already."""
+
+    def __init__(self, message: str, status: str) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+def describe(error: Exception) -> tuple[str, str]:
+    """The text and the status for a client: one line, and nothing of how this server is made.
+
+    An error that we did not raise on purpose is logged; the client is told only that there is one.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, PassedOnError):
+        return text, error.status
+    if isinstance(error, ConfigError):
+        return text, INVALID_ARGUMENT
+    if isinstance(error, (QueueFullError, UnavailableError)):
+        return text, UNAVAILABLE
+    if isinstance(error, SpecCascadeError):
+        return text, INTERNAL
+    log.error("a request failed", exc_info=error)
+    return "the server failed; see its log", INTERNAL

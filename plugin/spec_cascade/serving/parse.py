@@ -1,0 +1,216 @@
+"""From tensors and parameters to a request: every value checked, every error naming its field."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from spec_cascade.decoding.request import GenerationRequest
+from spec_cascade.decoding.sampling import SamplingParams
+from spec_cascade.errors import ConfigError, did_you_mean
+from spec_cascade.serving import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from spec_cascade.rules import DeferralRule
+    from spec_cascade.serving.wire import Field, Scalar
+
+    Value = Scalar | list[Scalar]
+    Fields = dict[str, Value]
+
+MAX_NAME_LENGTH = 80
+MAX_STOP_WORDS = 64
+MAX_STOP_WORD_LENGTH = 1000
+_NUMBERS = {wire.INT32: (-(2**31), 2**31), wire.UINT64: (0, 2**64)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CascadeRequest:
+    """What the cascade model is asked for.
+
+    Attributes:
+        generation: For the engine.
+        stream: One response for each round, or one for all.
+        return_token_sources: Say who wrote each token.
+        prompt_text: What the output shall begin with; empty for nothing.
+        request_token: Names the request within the server; empty when nobody needs to.
+    """
+
+    generation: GenerationRequest
+    stream: bool
+    return_token_sources: bool
+    prompt_text: str
+    request_token: str
+
+
+def read_fields(
+    tensors: Mapping[str, NDArray[Any]], parameters: str, inputs: Iterable[Field], known: Iterable[Field] = ()
+) -> Fields:
+    """Read a request's values by the names of their fields; aliases are resolved.
+
+    A request parameter may stand for a tensor of one element: Triton's generate endpoint turns the members of a
+    ``parameters`` object, and every member of the body that is no tensor, into request parameters.
+
+    Args:
+        tensors: The input tensors.
+        parameters: The request parameters as JSON.
+        inputs: The inputs of this model.
+        known: Further names that the request may have as parameters, meant for another model.
+
+    Raises:
+        ConfigError: A name is unknown or given twice, or a value is not of its field's type, or the field is not
+            implemented and the value asks for something.
+    """
+    fields = {field.name: field for field in inputs}
+    values: Fields = {}
+    for name, array in tensors.items():
+        _put(values, fields[name], _from_tensor(fields[name], array))
+    allowed = [*fields, *(field.name for field in known)]
+    for name, value in json.loads(parameters or "{}").items():
+        if name.startswith("triton_"):  # the server's own
+            continue
+        if name not in allowed:
+            word = name[:MAX_NAME_LENGTH]
+            raise ConfigError(word, value, f"left out: there is no such input{did_you_mean(word, allowed)}")
+        if name in fields:
+            _put(values, fields[name], [_from_json(fields[name], value)])
+    return values
+
+
+def parse_cascade_request(fields: Fields) -> CascadeRequest:
+    """Make a request of the fields of the cascade model.
+
+    Raises:
+        ConfigError: A value is not allowed.
+    """
+    prompt_ids = _list(fields, "input_ids")
+    if not prompt_ids:
+        raise ConfigError("input_ids", prompt_ids, "at least one token")
+    stop_strings = _stop_strings(fields)
+    ignore_eos, stop_token_ids = _end(fields)
+    sampling = SamplingParams(
+        **_present(fields, "max_tokens", "temperature", "top_k", "min_p"),
+        # 0 asks for nothing, as it does in TensorRT-LLM.
+        top_p=float(_scalar(fields, "top_p", 1.0)) or 1.0,
+        seed=int(_scalar(fields, "seed", secrets.randbits(64))),
+        stop_token_ids=stop_token_ids,
+        stop_strings=stop_strings,
+        ignore_eos=ignore_eos,
+    )
+    _check_min_tokens(fields, sampling)
+    return CascadeRequest(
+        generation=GenerationRequest(
+            prompt_ids=tuple(int(token) for token in prompt_ids),
+            sampling=sampling,
+            rule=_rule(fields),
+            **_present(fields, "draft_length"),
+        ),
+        stream=bool(_scalar(fields, "stream", False)),
+        return_token_sources=bool(_scalar(fields, "return_token_sources", False)),
+        prompt_text=str(_scalar(fields, "prompt_text", "")),
+        request_token=str(_scalar(fields, "request_token", "")),
+    )
+
+
+def _put(values: Fields, field: Field, elements: list[Scalar]) -> None:
+    name = field.alias_of or field.name
+    value: Value = elements if field.is_list else elements[0]
+    if name in values:
+        raise ConfigError(field.name, value, f"left out: {name} is given already, perhaps by another of its names")
+    if field.neutral is not None:
+        if any(element not in field.neutral for element in elements):
+            allowed = " or ".join(json.dumps(v) for v in field.neutral)
+            raise ConfigError(field.name, value, f"{allowed}: this version does not implement it")
+        return
+    values[name] = value
+
+
+def _from_tensor(field: Field, array: NDArray[Any]) -> list[Scalar]:
+    elements: list[Scalar] = array.ravel().tolist()  # the server has checked the tensor's datatype and shape
+    return [_text(field, _decoded(field, e)) for e in elements] if field.datatype == wire.STRING else elements
+
+
+def _decoded(field: Field, element: object) -> str:
+    if not isinstance(element, bytes):
+        return str(element)
+    try:
+        return element.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(field.name, element, "valid UTF-8") from error
+
+
+def _from_json(field: Field, value: object) -> Scalar:
+    """A parameter's value, if it is of the field's type; a whole number is a number too."""
+    if field.datatype == wire.STRING and isinstance(value, str):
+        return _text(field, value)
+    if field.datatype == wire.BOOL and isinstance(value, bool):
+        return value
+    if field.datatype == wire.FP32 and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if field.datatype in _NUMBERS and isinstance(value, int) and not isinstance(value, bool):
+        low, end = _NUMBERS[field.datatype]
+        if low <= value < end:
+            return value
+    raise ConfigError(field.name, value, f"of type {field.datatype.removeprefix('TYPE_')}")
+
+
+def _text(field: Field, text: str) -> str:
+    if "\0" in text:
+        raise ConfigError(field.name, text, "text without NUL characters")
+    return text
+
+
+def _scalar(fields: Fields, name: str, default: Scalar) -> Scalar:
+    value = fields.get(name, default)
+    assert not isinstance(value, list)
+    return value
+
+
+def _list(fields: Fields, name: str) -> list[Scalar]:
+    value = fields.get(name, [])
+    assert isinstance(value, list)
+    return value
+
+
+def _present(fields: Fields, *names: str) -> dict[str, Any]:
+    return {name: fields[name] for name in names if name in fields}
+
+
+def _stop_strings(fields: Fields) -> tuple[str, ...]:
+    words = tuple(str(word) for word in _list(fields, "stop_words") if word)
+    if len(words) > MAX_STOP_WORDS or any(len(word) > MAX_STOP_WORD_LENGTH for word in words):
+        allowed = f"at most {MAX_STOP_WORDS} strings of at most {MAX_STOP_WORD_LENGTH} characters"
+        raise ConfigError("stop_words", words, allowed)
+    return words
+
+
+def _end(fields: Fields) -> tuple[bool, tuple[int, ...]]:
+    """Whether to ignore the model's end token, and the tokens that end the output beside it."""
+    ignore_eos = bool(_scalar(fields, "ignore_eos", False))
+    if "end_id" not in fields:
+        return ignore_eos, ()
+    end_id = int(_scalar(fields, "end_id", 0))
+    if end_id < -1:
+        raise ConfigError("end_id", end_id, "a token id, or -1 to go on past the model's end token")
+    return ignore_eos or end_id == -1, (end_id,) if end_id >= 0 else ()
+
+
+def _check_min_tokens(fields: Fields, sampling: SamplingParams) -> None:
+    fewest = int(_scalar(fields, "min_tokens", 0))
+    nothing_ends_it = sampling.ignore_eos and not sampling.stop_strings and not sampling.stop_token_ids
+    most = sampling.max_tokens if nothing_ends_it else 1
+    if not 0 <= fewest <= most:
+        raise ConfigError("min_tokens", fewest, "0 or 1; with ignore_eos and nothing else that stops, up to max_tokens")
+
+
+def _rule(fields: Fields) -> DeferralRule | None:
+    if "deferral_rule" not in fields:
+        return None
+    from spec_cascade.rules import parse_rule  # imports torch, which the models without an engine do without
+
+    return parse_rule(str(fields["deferral_rule"]), allow_import=False)

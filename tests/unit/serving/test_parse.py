@@ -1,0 +1,198 @@
+"""Every value is checked, and every error names its field."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spec_cascade.errors import ConfigError
+from spec_cascade.serving import wire
+from spec_cascade.serving.parse import CascadeRequest, parse_cascade_request, read_fields
+
+DTYPES = {wire.BOOL: np.bool_, wire.INT32: np.int32, wire.UINT64: np.uint64, wire.FP32: np.float32}
+FIELDS = {field.name: field for field in wire.CASCADE_INPUTS}
+
+
+def tensor(name: str, value: Any) -> np.ndarray[Any, Any]:
+    """The array that the server hands to a model for this value."""
+    field = FIELDS[name]
+    elements = value if field.is_list else [value]
+    if field.datatype == wire.STRING:
+        array = np.array([e if isinstance(e, bytes) else e.encode() for e in elements], dtype=np.object_)
+    else:
+        array = np.array(elements, dtype=DTYPES[field.datatype])
+    return array.reshape(1, -1) if field.is_batch else array
+
+
+def request(parameters: dict[str, Any] | None = None, **values: Any) -> CascadeRequest:
+    values = {"input_ids": [1, 2], **values}
+    tensors = {name: tensor(name, value) for name, value in values.items()}
+    fields = read_fields(tensors, json.dumps(parameters or {}), wire.CASCADE_INPUTS, wire.PROMPT_INPUTS)
+    return parse_cascade_request(fields)
+
+
+def test_what_is_left_out_takes_its_default() -> None:
+    parsed = request()
+    sampling = parsed.generation.sampling
+    assert parsed.generation.prompt_ids == (1, 2)
+    assert parsed.generation.rule is None
+    assert parsed.generation.draft_length is None
+    assert not parsed.stream
+    assert not parsed.return_token_sources
+    defaults = {f.name: f.default for f in wire.GENERATION_INPUTS}
+    for name in ("max_tokens", "temperature", "top_k", "top_p", "min_p"):
+        assert getattr(sampling, name) == float(defaults[name]), name
+    assert sampling.stop_strings == ()
+    assert not sampling.ignore_eos
+
+
+def test_every_value_arrives() -> None:
+    parsed = request(
+        max_tokens=7, temperature=0.5, top_k=3, top_p=0.25, min_p=0.125, seed=2**64 - 1, stop_words=["a", "", "é"],
+        ignore_eos=True, deferral_rule="token_v3:alpha=0.5", draft_length=2, stream=True, return_token_sources=True,
+        prompt_text="hi", request_token="t",
+    )  # fmt: skip
+    sampling = parsed.generation.sampling
+    assert (sampling.max_tokens, sampling.temperature, sampling.top_k, sampling.top_p) == (7, 0.5, 3, 0.25)
+    assert (sampling.min_p, sampling.seed, sampling.stop_strings) == (0.125, 2**64 - 1, ("a", "é"))
+    assert sampling.ignore_eos
+    assert str(parsed.generation.rule).startswith("token_v3")
+    assert (parsed.generation.draft_length, parsed.stream, parsed.return_token_sources) == (2, True, True)
+    assert (parsed.prompt_text, parsed.request_token) == ("hi", "t")
+
+
+def test_a_seed_that_is_left_out_is_random() -> None:
+    assert request().generation.sampling.seed != request().generation.sampling.seed
+
+
+def test_aliases_mean_their_field() -> None:
+    assert request(random_seed=5).generation.sampling.seed == 5
+    assert request(num_draft_tokens=3).generation.draft_length == 3
+
+
+def test_a_parameter_stands_for_a_tensor() -> None:
+    parsed = request({"temperature": 0, "max_tokens": 3, "stop_words": "x", "stream": True, "triton_thing": 1})
+    sampling = parsed.generation.sampling
+    assert (sampling.temperature, sampling.max_tokens, sampling.stop_strings) == (0.0, 3, ("x",))
+    assert parsed.stream
+
+
+def test_parameters_for_another_model_of_the_ensemble_are_let_through() -> None:
+    assert request({"apply_chat_template": True}).generation.prompt_ids == (1, 2)
+
+
+def test_no_top_p_is_all_as_in_tensorrt_llm() -> None:
+    assert request(top_p=0.0).generation.sampling.top_p == 1.0
+
+
+def test_an_end_token_is_one_more_or_none() -> None:
+    assert request(end_id=9).generation.sampling.stop_token_ids == (9,)
+    assert request(end_id=-1).generation.sampling.ignore_eos
+
+
+def test_values_that_ask_for_nothing_are_accepted_of_fields_that_are_not_implemented() -> None:
+    neutral = {f.name: f.neutral[0] for f in wire.GENERATION_INPUTS if f.neutral}
+    assert {"bad_words", "repetition_penalty", "beam_width"} <= neutral.keys()
+    values = {name: [value] if FIELDS[name].is_list else value for name, value in neutral.items()}
+    assert request(**values).generation.prompt_ids == (1, 2)
+
+
+def test_fewest_tokens_are_accepted_where_nothing_can_end_the_output_earlier() -> None:
+    assert request(min_tokens=1)
+    assert request(min_tokens=9, max_tokens=9, ignore_eos=True)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"input_ids": []}, "input_ids"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -(2**31)}, "max_tokens"),
+        ({"temperature": -0.5}, "temperature"),
+        ({"temperature": NAN}, "temperature"),
+        ({"temperature": INF}, "temperature"),
+        ({"top_k": -1}, "top_k"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"top_p": -0.1}, "top_p"),
+        ({"top_p": NAN}, "top_p"),
+        ({"min_p": 1.0}, "min_p"),
+        ({"min_p": NAN}, "min_p"),
+        ({"end_id": -2}, "end_id"),
+        ({"draft_length": -1}, "draft_length"),
+        ({"min_tokens": 2}, "min_tokens"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"min_tokens": 9, "max_tokens": 8, "ignore_eos": True}, "min_tokens"),
+        ({"min_tokens": 5, "ignore_eos": True, "stop_words": ["x"]}, "min_tokens"),
+        ({"stop_words": ["x"] * 65}, "stop_words"),
+        ({"stop_words": ["x" * 1001]}, "stop_words"),
+        ({"stop_words": ["a\0b"]}, "stop_words"),
+        ({"stop_words": [b"\xff"]}, "stop_words"),
+        ({"deferral_rule": "strickt"}, "rule"),
+        ({"deferral_rule": "token_v3:alpha=2"}, "alpha"),
+        ({"deferral_rule": ""}, "rule"),
+        ({"seed": 1, "random_seed": 1}, "seed"),
+        ({"bad_words": ["no"]}, "bad_words"),
+        ({"repetition_penalty": 1.25}, "repetition_penalty"),
+        ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"frequency_penalty": NAN}, "frequency_penalty"),
+        ({"beam_width": 2}, "beam_width"),
+        ({"num_return_sequences": 2}, "num_return_sequences"),
+        ({"return_log_probs": True}, "return_log_probs"),
+        ({"guided_decoding_guide": "{}"}, "guided_decoding_guide"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_an_error_that_names_its_field(values: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^[^=]*{field}"):
+        request(**values)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"tempature": 1.0}, r"tempature = 1\.0 .*did you mean 'temperature'"),
+        ({"max_token": 5}, r"max_token .*did you mean 'max_tokens'"),
+        ({"xyzzy": 5}, "xyzzy = 5 .*no such input"),
+        ({"temperature": "hot"}, "temperature = 'hot' .*FP32"),
+        ({"temperature": True}, "temperature = True .*FP32"),
+        ({"max_tokens": 1.5}, r"max_tokens = 1\.5 .*INT32"),
+        ({"max_tokens": 2**31}, "max_tokens = 2147483648 .*INT32"),
+        ({"max_tokens": True}, "max_tokens = True .*INT32"),
+        ({"seed": -1}, "seed = -1 .*UINT64"),
+        ({"stream": 1}, "stream = 1 .*BOOL"),
+        ({"deferral_rule": 3}, "deferral_rule = 3 .*STRING"),
+        ({"request_token_": "x"}, "no such input"),
+        ({"beam_width": 4}, "beam_width = 4 .*does not implement"),
+    ],
+)
+def test_a_parameter_that_does_not_fit_is_an_error_that_names_it(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        request(parameters)
+
+
+def test_a_value_is_given_once() -> None:
+    with pytest.raises(ConfigError, match="max_tokens is given already"):
+        request({"max_tokens": 3}, max_tokens=3)
+
+
+def test_the_name_of_an_unknown_parameter_is_quoted_short() -> None:
+    with pytest.raises(ConfigError) as caught:
+        request({"x" * 10**6: 1})
+    assert len(str(caught.value)) < 200
+
+
+names = st.text() | st.sampled_from([f.name for f in wire.ENSEMBLE_INPUTS])
+
+
+@given(st.dictionaries(names, st.none() | st.booleans() | st.integers() | st.floats() | st.text(), max_size=4))
+def test_whatever_the_parameters_say_the_answer_is_a_request_or_an_error_of_a_field(parameters: dict[str, Any]) -> None:
+    with contextlib.suppress(ConfigError):
+        assert request(parameters).generation.prompt_ids == (1, 2)
