@@ -1,0 +1,67 @@
+"""Where a server is and how to get there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from spec_cascade_client.errors import InvalidRequestError
+
+DEFAULT_PORTS = {"http": 8000, "https": 8000, "grpc": 8001, "grpcs": 8001}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Files (PEM) for an encrypted connection.
+
+    Attributes:
+        ca_file: Authorities to trust; None takes the system's.
+        certificate_file: The client's own certificate, where the server asks for one.
+        key_file: The key of that certificate.
+    """
+
+    ca_file: str | None = None
+    certificate_file: str | None = None
+    key_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A parsed server URL."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Parse ``http://``, ``https://``, ``grpc://`` or ``grpcs://`` ``host[:port]``.
+
+        Raises:
+            InvalidRequestError: The URL names no host, or a scheme or port that is not allowed.
+        """
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise InvalidRequestError(f"url = {url!r}: {error}") from error
+        if parts.scheme not in DEFAULT_PORTS or not host:
+            schemes = ", ".join(f"{scheme}://" for scheme in DEFAULT_PORTS)
+            raise InvalidRequestError(f"url = {url!r}: must be host:port after one of {schemes}")
+        if parts.path.strip("/") and not parts.scheme.startswith("http"):
+            raise InvalidRequestError(f"url = {url!r}: a gRPC address has no path")
+        return cls(parts.scheme, host, port or DEFAULT_PORTS[parts.scheme], parts.path.rstrip("/"))
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the scheme asks for TLS."""
+        return self.scheme in ("https", "grpcs")
+
+    @property
+    def target(self) -> str:
+        """``host:port``, with the brackets of an IPv6 host."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.target}{self.path}"

@@ -1,0 +1,101 @@
+"""The client's verbs of the `spec-cascade` command. Needs typer and rich."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spec_cascade_client.client import Client
+from spec_cascade_client.console import TokenPrinter, is_colored, make_console, summary
+from spec_cascade_client.errors import ClientError, NoConnectionError
+from spec_cascade_client.options import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from spec_cascade_client.options import Message
+    from spec_cascade_client.results import Result
+
+DEFAULT_URL = "grpc://127.0.0.1:8001"
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C ended, by the shell's convention."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the client's verbs to ``app``."""
+    app.command("generate")(generate)
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to ask.")],
+    url: Annotated[str, typer.Option(help="Server: grpc://, grpcs://, http:// or https:// host:port.")] = DEFAULT_URL,
+    rule: Annotated[str | None, typer.Option(help="Deferral rule, e.g. strict or token_v3:alpha=0.8.")] = None,
+    draft_length: Annotated[int | None, typer.Option(help="Most tokens to draft per round; 0: none.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens to emit.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Keep the k most likely tokens; 0 keeps all.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Keep the likeliest tokens up to this mass.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same output.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is: no chat template.")] = False,
+    color: Annotated[bool | None, typer.Option(help="Colour tokens by who wrote them; default: on a terminal.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object when all is there.")] = False,
+    idle_timeout: Annotated[float, typer.Option(help="Seconds of silence after which to give up.")] = 60.0,
+) -> None:
+    """Ask a running server and print the answer as it streams."""
+    options = Options(
+        rule=rule,
+        draft_length=draft_length,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        stop=tuple(stop or ()),
+    )
+    request: str | Sequence[Message] = prompt if raw else [{"role": "user", "content": prompt}]
+    out, notes = make_console(color=color), make_console(color=color, stderr=True)
+    try:
+        with Client(url, idle_timeout=idle_timeout) as client:
+            if as_json:
+                typer.echo(json.dumps(_as_dict(client.stream(request, options).result()), ensure_ascii=False))
+            else:
+                _stream(client, request, options, out, notes)
+    except ClientError as error:
+        hint = "; is the server running? start one with: spec-cascade serve ENGINE_DIR"
+        typer.echo(f"spec-cascade: {error}{hint if isinstance(error, NoConnectionError) else ''}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _stream(client: Client, request: str | Sequence[Message], options: Options, out: Console, notes: Console) -> None:
+    """Print the answer on standard output and what there is to say about it on standard error."""
+    printer = TokenPrinter(out)
+    try:
+        with client.stream(request, options) as stream:
+            for chunk in stream:
+                printer.write(chunk.pieces)
+    finally:
+        printer.end()
+    if is_colored(out):
+        notes.print(printer.legend())
+    notes.print(summary(stream.result()), style="dim", soft_wrap=True)
+
+
+def _as_dict(result: Result) -> dict[str, object]:
+    return {
+        "text": result.text,
+        "token_ids": result.token_ids,
+        "token_sources": [source.name.lower() for source in result.token_sources],
+        "pieces": [
+            [piece.text, piece.source.name.lower() if piece.source is not None else None] for piece in result.pieces
+        ],
+        "finish_reason": result.finish_reason,
+        "statistics": asdict(result.statistics),
+    }

@@ -1,0 +1,55 @@
+"""The errors of the client library: one root, one class for each thing that a caller does differently."""
+
+from __future__ import annotations
+
+import re
+
+# What Triton puts before an error's text: nothing that a user could do anything with.
+_PREFIXES = re.compile(r"^(\[request id: [^\]]*\] )?(in ensemble '[^']*', )*")
+
+
+class ClientError(Exception):
+    """Root of every error that the client raises on purpose; its text is one line, fit for a user's eyes."""
+
+
+class InvalidRequestError(ClientError):
+    """The server, or the client before sending, refused the request; sending it again will not help."""
+
+
+class UnavailableError(ClientError):
+    """The server cannot be reached, takes no more requests now, or went away; another attempt may succeed."""
+
+
+class NoConnectionError(UnavailableError):
+    """Nobody answers at the address; the request was not sent."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"cannot connect to {url}: {reason}")
+
+
+class ServerError(ClientError):
+    """The server accepted the request and failed, or answered something that is not the wire's contract."""
+
+
+class IdleTimeoutError(ClientError):
+    """The server sent nothing for longer than the client was told to wait."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        super().__init__(f"{url} sent nothing for {seconds:g} s")
+
+
+def from_server(text: object, kind: type[ClientError] = ServerError) -> ClientError:
+    """The error for what the server says, on one line.
+
+    Over HTTP, Triton answers every failure of a model with status 400, and in mid-stream no status is left to give.
+    The models therefore start the text with ``UNAVAILABLE:`` or ``INTERNAL:`` where the request is not to blame.
+
+    Args:
+        text: The server's words.
+        kind: What the status says, where the text says nothing.
+    """
+    line = _PREFIXES.sub("", " ".join(str(text).split()))
+    for word, named in (("UNAVAILABLE", UnavailableError), ("INTERNAL", ServerError)):
+        if line.startswith(f"{word}: "):
+            return named(line[len(word) + 2 :])
+    return kind(line)

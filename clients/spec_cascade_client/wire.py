@@ -1,0 +1,167 @@
+"""The wire's contract as the client sees it: input tensors out, output tensors in; over HTTP or gRPC."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from spec_cascade_client.errors import InvalidRequestError, ServerError
+from spec_cascade_client.results import Chunk, Statistics, TokenSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from spec_cascade_client.options import Message, Options
+
+Value = bool | int | float | str
+Outputs = dict[str, list[Any]]
+"""One response: the elements of each output tensor by name; strings are decoded."""
+
+# Tensor -> its datatype in KServe's words, and the options field that fills it.
+OPTION_TENSORS = {
+    "deferral_rule": ("BYTES", "rule"),
+    "draft_length": ("INT32", "draft_length"),
+    "max_tokens": ("INT32", "max_tokens"),
+    "temperature": ("FP32", "temperature"),
+    "top_k": ("INT32", "top_k"),
+    "top_p": ("FP32", "top_p"),
+    "min_p": ("FP32", "min_p"),
+    "seed": ("UINT64", "seed"),
+}
+_PACKING = {"BOOL": "<?", "INT32": "<i", "UINT64": "<Q", "FP32": "<f"}
+_ALLOWED = {
+    "BYTES": "text without lone surrogates",
+    "BOOL": "true or false",
+    "INT32": "an integer of 32 bits",
+    "UINT64": "an integer in [0, 2**64)",
+    "FP32": "a finite number",
+}
+
+
+class Responses(Protocol):
+    """The responses to one request, in order."""
+
+    def __iter__(self) -> Iterator[Outputs]:
+        """Block until the next response.
+
+        Raises:
+            ClientError: The server refused, failed, went away, or was silent for too long.
+        """
+
+    def close(self) -> None:
+        """Cancel what is left on the server and free the connection. Idempotent; any thread may call it."""
+
+
+class Transport(Protocol):
+    """One way to reach the server."""
+
+    def send(self, inputs: Sequence[Tensor], *, stream: bool, idle_timeout: float) -> Responses:
+        """Send one request; ``idle_timeout`` bounds, in seconds, the wait for each of its responses."""
+
+    def close(self) -> None:
+        """Free the connections. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An input tensor of shape ``[1, len(values)]``; refuses values that its datatype cannot hold."""
+
+    name: str
+    datatype: str
+    values: tuple[Value, ...]
+    raw: bytes = b""
+    is_list: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            raw = b"".join(_packed(self.datatype, value) for value in self.values)
+        except (struct.error, OverflowError, AttributeError, TypeError, ValueError) as error:
+            text = repr(self.values if self.is_list else self.values[0])
+            raise InvalidRequestError(f"{self.name} = {text[:80]}: must be {_ALLOWED[self.datatype]}") from error
+        object.__setattr__(self, "raw", raw)
+
+    @property
+    def json_value(self) -> Value | list[Value]:
+        """The value as the generate endpoints take it."""
+        return list(self.values) if self.is_list else self.values[0]
+
+
+def request_tensors(prompt: str | Sequence[Message], options: Options, *, stream: bool) -> list[Tensor]:
+    """The input tensors of one request; what the caller left open is not sent.
+
+    Raises:
+        InvalidRequestError: A value does not fit its tensor.
+    """
+    if isinstance(prompt, str):
+        tensors = [Tensor("text_input", "BYTES", (prompt,))]
+    else:
+        tensors = [Tensor("messages", "BYTES", (_messages_json(prompt),))]
+    for name, (datatype, field) in OPTION_TENSORS.items():
+        value = getattr(options, field)
+        if value is not None:
+            tensors.append(Tensor(name, datatype, (value,)))
+    if options.stop:
+        tensors.append(Tensor("stop_words", "BYTES", tuple(options.stop), is_list=True))
+    flags = {
+        "stream": stream,
+        "ignore_eos": options.ignore_eos,
+        "return_token_sources": options.token_sources,
+    }
+    tensors.extend(Tensor(name, "BOOL", (True,)) for name, wanted in flags.items() if wanted)
+    return tensors
+
+
+def read_chunk(outputs: Mapping[str, list[Any]], position: int) -> Chunk:
+    """Read one response; ``position`` is its number in order of arrival.
+
+    Raises:
+        ServerError: The response breaks the contract.
+    """
+    try:
+        return Chunk(
+            index=int(_first(outputs, "response_index", position)),
+            text=str(_first(outputs, "text_output", "")),
+            token_ids=tuple(int(token) for token in outputs.get("token_ids", ())),
+            token_sources=tuple(TokenSource(int(source)) for source in outputs.get("token_sources", ())),
+            token_texts=tuple(str(text) for text in outputs.get("token_texts", ())),
+            finish_reason=_first(outputs, "finish_reason", "") or None,
+        )
+    except (TypeError, ValueError) as error:
+        raise ServerError(f"the server sent a response that breaks the contract: {error}") from error
+
+
+def read_statistics(outputs: Mapping[str, list[Any]]) -> Statistics:
+    """Read the statistics that come with the last response.
+
+    Raises:
+        ServerError: They are not the JSON that the contract promises.
+    """
+    text = _first(outputs, "cascade_stats", "{}")
+    try:
+        return Statistics.from_dict(json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise ServerError(f"the server sent cascade_stats that break the contract: {error}") from error
+
+
+def _packed(datatype: str, value: Value) -> bytes:
+    if datatype == "BYTES":
+        encoded = value.encode()  # type: ignore[union-attr]  # a number here is the caller's error, caught above
+        return struct.pack("<I", len(encoded)) + encoded
+    if datatype == "FP32" and not math.isfinite(value):  # type: ignore[arg-type]
+        raise ValueError("not finite")
+    return struct.pack(_PACKING[datatype], value)
+
+
+def _messages_json(messages: Sequence[Message]) -> str:
+    try:
+        return json.dumps([{"role": m["role"], "content": m["content"]} for m in messages], ensure_ascii=False)
+    except (KeyError, TypeError) as error:
+        raise InvalidRequestError("messages: each must have a role and a content, both text") from error
+
+
+def _first(outputs: Mapping[str, list[Any]], name: str, default: Any) -> Any:
+    values = outputs.get(name)
+    return values[0] if values else default

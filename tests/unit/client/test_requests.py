@@ -1,0 +1,77 @@
+"""What the client refuses before anything is sent, and how it reads an address."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from spec_cascade_client import Client, InvalidRequestError, Options, Tls
+from spec_cascade_client.address import Address
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (Options(max_tokens=2**31), "max_tokens = 2147483648: must be an integer of 32 bits"),
+        (Options(max_tokens=1.5), "max_tokens = 1.5"),
+        (Options(seed=-1), r"seed = -1: must be an integer in \[0, 2\*\*64\)"),
+        (Options(temperature=math.nan), "temperature = nan: must be a finite number"),
+        (Options(top_p=1e300), "top_p = 1e\\+300"),
+        (Options(temperature="hot"), "temperature = 'hot'"),
+        (Options(rule="\ud800"), "deferral_rule = .*lone surrogates"),
+        (Options(rule=7), "deferral_rule = 7"),
+        (Options(stop=("ok", "\udfff")), "stop_words = "),
+    ],
+)
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_value_that_its_tensor_cannot_hold_is_refused_by_name(protocol, options, message):
+    with Client(f"{protocol}://127.0.0.1:1") as client, pytest.raises(InvalidRequestError, match=message):
+        client.generate("Why?", options)
+
+
+def test_messages_without_role_or_content_are_refused():
+    with Client("http://127.0.0.1:1") as client, pytest.raises(InvalidRequestError, match="a role and a content"):
+        client.chat([{"role": "user"}])
+
+
+def test_an_unknown_option_is_refused_by_the_signature():
+    with pytest.raises(TypeError, match="tempature"):
+        Options(tempature=1.0)
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("grpc://example.org", Address("grpc", "example.org", 8001, "")),
+        ("http://example.org", Address("http", "example.org", 8000, "")),
+        ("grpcs://[::1]:9", Address("grpcs", "::1", 9, "")),
+        ("https://example.org:443/proxy/", Address("https", "example.org", 443, "/proxy")),
+    ],
+)
+def test_a_url_names_scheme_host_port_and_path(url, address):
+    assert Address.parse(url) == address
+
+
+def test_an_ipv6_host_keeps_its_brackets():
+    assert str(Address.parse("grpc://[::1]")) == "grpc://[::1]:8001"
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8001", "ftp://x", "grpc://", "http://x:99999", "grpc://x/path", "http://[x"]
+)
+def test_an_address_that_cannot_be_used_is_refused(url):
+    with pytest.raises(InvalidRequestError, match="url = "):
+        Client(url)
+
+
+@pytest.mark.parametrize("headers", [{"key": "a\r\nother: b"}, {"": "a"}, {"key": "ü"}])
+def test_a_header_that_could_split_is_refused(headers):
+    with pytest.raises(InvalidRequestError, match="header"):
+        Client("grpc://localhost", headers=headers)
+
+
+@pytest.mark.parametrize("scheme", ["https", "grpcs"])
+def test_a_certificate_file_that_is_not_there_is_refused(scheme, tmp_path):
+    with pytest.raises(InvalidRequestError, match="cannot read the TLS files"):
+        Client(f"{scheme}://localhost", tls=Tls(ca_file=str(tmp_path / "none.pem")))

@@ -1,0 +1,295 @@
+"""What a stream hands over, in what order, and how it ends; over both protocols."""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+import time
+
+import pytest
+
+from spec_cascade_client import (
+    Client,
+    IdleTimeoutError,
+    InvalidRequestError,
+    NoConnectionError,
+    Options,
+    Piece,
+    ServerError,
+    TokenSource,
+    UnavailableError,
+)
+from tests.unit.client.wire_servers import Drop, Fail, Pause, Refuse, Send, chunk
+
+STATS = {"rule": "token_v3:alpha=0.8", "lossy": True, "num_output_tokens": 5, "tokens_per_target_call": 2.5}
+FIRST = chunk(0, " Die", [1, 2], [0, 0], [" D", "ie"])
+# Three tokens make one character: the first two release nothing.
+SECOND = chunk(1, "字!", [3, 4, 5], [0, 1, 2], ["", "字", "!"])
+LAST = chunk(2, "", [], [], [], finish_reason=["length"], cascade_stats=[json.dumps(STATS)])
+CHAT = [{"role": "user", "content": "Why?"}]
+
+
+def test_chunks_come_in_order_and_join_to_the_result(serve):
+    record = serve(Send(FIRST), Send(SECOND), Send(LAST, final=True))
+    with Client(record.url) as client, client.stream("Why?") as stream:
+        chunks = list(stream)
+        result = stream.result()
+    assert [c.index for c in chunks] == [0, 1, 2]
+    assert [c.text for c in chunks] == [" Die", "字!", ""]
+    assert [c.finish_reason for c in chunks] == [None, None, "length"]
+    assert result.text == " Die字!"
+    assert result.token_ids == (1, 2, 3, 4, 5)
+    assert result.token_sources == (0, 0, 0, 1, 2)
+    assert result.finish_reason == "length"
+    assert result.statistics.rule == "token_v3:alpha=0.8"
+    assert result.statistics.tokens_per_target_call == 2.5
+
+
+def test_text_is_credited_to_the_token_that_released_it(serve):
+    record = serve(Send(SECOND | {"response_index": [0]}), Send(LAST | {"response_index": [1]}, final=True))
+    with Client(record.url) as client:
+        result = client.stream("Why?").result()
+    assert result.pieces == (Piece("字", TokenSource.RESIDUAL), Piece("!", TokenSource.BONUS))
+
+
+def test_text_without_a_new_token_has_no_writer(serve):
+    flushed = LAST | {"response_index": [0], "text_output": ["\ufffd"]}
+    record = serve(Send(flushed, final=True))
+    with Client(record.url) as client:
+        result = client.stream("Why?").result()
+    assert result.pieces == (Piece("\ufffd", None),)
+
+
+def test_final_flag_on_an_empty_response_ends_the_stream(serve, protocol):
+    tail = [Send({}, final=True)] if protocol == "grpc" else []
+    record = serve(Send(FIRST), Send(LAST | {"response_index": [1]}), *tail)
+    with Client(record.url) as client:
+        assert client.stream("Why?").result().text == " Die"
+
+
+def test_final_flag_on_content_loses_nothing(serve):
+    whole = FIRST | {"finish_reason": ["stop"], "cascade_stats": [json.dumps(STATS)]}
+    record = serve(Send(whole, final=True))
+    with Client(record.url) as client:
+        result = client.chat(CHAT)
+    assert result.text == " Die"
+    assert result.finish_reason == "stop"
+
+
+def test_generate_asks_for_one_response_and_stream_for_many(serve, protocol):
+    record = serve(Send(FIRST | {"finish_reason": ["stop"]}, final=True))
+    with Client(record.url) as client:
+        client.generate("Why?")
+        client.stream("Why?").result()
+    assert "stream" not in record.requests[0]
+    assert record.requests[1]["stream"] == [True]
+    if protocol == "http":
+        assert record.paths == ["/v2/models/ensemble/generate", "/v2/models/ensemble/generate_stream"]
+
+
+def test_options_travel_as_named_tensors_and_the_rest_is_left_to_the_server(serve):
+    record = serve(Send(FIRST | {"finish_reason": ["stop"]}, final=True))
+    options = Options(
+        rule="opt:alpha=0.5", draft_length=3, max_tokens=7, temperature=0.5, top_k=9, top_p=0.75, min_p=0.125,
+        seed=2**64 - 1, stop=("\n\n", "字"), ignore_eos=True,
+    )  # fmt: skip
+    with Client(record.url) as client:
+        client.chat(CHAT, options)
+        client.generate("Why?", Options(token_sources=False))
+    full, bare = record.requests
+    assert json.loads(full.pop("messages")[0]) == CHAT
+    assert full == {
+        "deferral_rule": ["opt:alpha=0.5"],
+        "draft_length": [3],
+        "max_tokens": [7],
+        "temperature": [0.5],
+        "top_k": [9],
+        "top_p": [0.75],
+        "min_p": [0.125],
+        "seed": [2**64 - 1],
+        "stop_words": ["\n\n", "字"],
+        "ignore_eos": [True],
+        "return_token_sources": [True],
+    }
+    assert bare == {"text_input": ["Why?"]}
+
+
+def test_headers_and_model_travel_with_the_request(serve, protocol):
+    record = serve(Send(FIRST | {"finish_reason": ["stop"]}, final=True))
+    with Client(record.url, headers={"X-Key": "sesame"}, model="other") as client:
+        client.generate("Why?")
+    assert {k.lower(): v for k, v in record.headers[0].items()}["x-key"] == "sesame"
+    assert record.paths == (["/v2/models/other/generate"] if protocol == "http" else ["other"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "error", "words"),
+    [
+        ("invalid", "alpha = 7:\nmust be at most 1", InvalidRequestError, "alpha = 7: must be at most 1"),
+        ("full", "in ensemble 'ensemble', UNAVAILABLE: the queue is full", UnavailableError, "the queue is full"),
+        ("internal", "INTERNAL: the engine failed", ServerError, "the engine failed"),
+    ],
+)
+def test_a_refusal_says_who_is_to_blame_in_the_words_of_the_server(serve, kind, message, error, words):
+    record = serve(Refuse(kind, message))
+    with Client(record.url) as client:
+        for ask in (client.generate, lambda prompt: client.stream(prompt).result()):
+            with pytest.raises(error) as caught:
+                ask("Why?")
+            assert str(caught.value) == words
+
+
+def test_an_error_inside_a_successful_reply_is_a_failure(serve):
+    record = serve(Fail("the engine fell over"))
+    with Client(record.url) as client:
+        with pytest.raises(ServerError, match="the engine fell over"):
+            client.generate("Why?")
+        with pytest.raises(ServerError, match="the engine fell over"):
+            client.stream("Why?").result()
+
+
+def test_an_error_in_mid_stream_has_the_type_that_its_text_names(serve):
+    record = serve(Send(FIRST), Fail("UNAVAILABLE: the engine is closing"))
+    with Client(record.url) as client, pytest.raises(UnavailableError, match=r"^the engine is closing$"):
+        client.stream("Why?").result()
+
+
+def test_an_error_in_mid_stream_comes_after_the_chunks_before_it(serve):
+    record = serve(Send(FIRST), Fail("the engine fell over"))
+    seen = []
+    with Client(record.url) as client, pytest.raises(ServerError, match="the engine fell over"):
+        _collect(client.stream("Why?"), seen)
+    assert seen == [" Die"]
+
+
+def test_silence_between_chunks_is_an_error_and_cancels(serve):
+    record = serve(Send(FIRST), Pause(20))
+    with Client(record.url, idle_timeout=0.2) as client:
+        stream = client.stream("Why?")
+        assert next(stream).text == " Die"
+        start = time.monotonic()
+        with pytest.raises(IdleTimeoutError, match=r"sent nothing for 0\.2 s"):
+            next(stream)
+        assert time.monotonic() - start < 2
+        assert record.client_gone.wait(5)
+
+
+def test_silence_before_the_one_response_is_an_error(serve):
+    record = serve(Pause(20))
+    with Client(record.url, response_timeout=0.2) as client, pytest.raises(IdleTimeoutError):
+        client.generate("Why?")
+    assert record.client_gone.wait(5)
+
+
+def test_pauses_shorter_than_the_timeout_do_not_add_up(serve):
+    steps = [step for i in range(4) for step in (Pause(0.15), Send(FIRST | {"response_index": [i]}))]
+    record = serve(*steps, Send(LAST | {"response_index": [4]}, final=True))
+    with Client(record.url, idle_timeout=0.4) as client:
+        assert client.stream("Why?").result().text == " Die" * 4
+
+
+def test_leaving_the_block_cancels_on_the_server(serve):
+    record = serve(Send(FIRST), Pause(20))
+    with Client(record.url) as client:
+        with client.stream("Why?") as stream:
+            next(stream)
+        assert record.client_gone.wait(5)
+        assert list(stream) == []
+
+
+def test_closing_from_another_thread_ends_the_iteration_quietly(serve):
+    record = serve(Send(FIRST), Pause(20))
+    with Client(record.url) as client:
+        stream = client.stream("Why?")
+        timer = threading.Timer(0.2, stream.close)
+        timer.start()
+        assert [c.text for c in stream] == [" Die"]
+        timer.join()
+        assert record.client_gone.wait(5)
+
+
+def test_a_cancelled_stream_leaves_no_thread_behind(serve):
+    record = serve(Send(FIRST), Pause(20))
+    with Client(record.url) as client:
+        for _ in range(5):
+            with client.stream("Why?") as stream:
+                next(stream)
+        deadline = time.monotonic() + 5
+        while _client_threads() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert _client_threads() == []
+
+
+def test_a_broken_connection_is_an_error_after_the_chunks_before_it(serve):
+    record = serve(Send(FIRST), Drop())
+    seen = []
+    with Client(record.url) as client, pytest.raises(UnavailableError):
+        _collect(client.stream("Why?"), seen)
+    assert seen == [" Die"]
+
+
+def test_a_stream_that_ends_early_is_an_error(serve):
+    record = serve(Send(FIRST, final=True))
+    with Client(record.url) as client, pytest.raises(ServerError, match="before the output was complete"):
+        client.stream("Why?").result()
+
+
+def test_a_response_out_of_turn_is_an_error(serve):
+    record = serve(Send(FIRST), Send(LAST, final=True))
+    with Client(record.url) as client, pytest.raises(ServerError, match="response 2 arrived where 1 was due"):
+        client.stream("Why?").result()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"token_sources": [9]},
+        {"finish_reason": ["stop"], "cascade_stats": ["{"]},
+        {"finish_reason": ["stop"], "cascade_stats": ["[1]"]},
+    ],
+)
+def test_a_response_that_breaks_the_contract_is_an_error(serve, broken):
+    record = serve(Send(FIRST | broken, final=True))
+    with Client(record.url) as client, pytest.raises(ServerError, match="break"):
+        client.stream("Why?").result()
+
+
+def test_many_streams_run_at_a_time_on_one_client(serve):
+    record = serve(Send(FIRST), Pause(0.2), Send(LAST | {"response_index": [1]}, final=True))
+    start = time.monotonic()
+    with Client(record.url) as client:
+        streams = [client.stream(str(i)) for i in range(8)]
+        assert [s.result().text for s in streams] == [" Die"] * 8
+    assert time.monotonic() - start < 1.2
+    assert sorted(r["text_input"][0] for r in record.requests) == [str(i) for i in range(8)]
+
+
+def test_a_port_nobody_listens_on_is_no_connection(protocol):
+    url = f"{protocol}://127.0.0.1:1"
+    with Client(url) as client, pytest.raises(NoConnectionError, match=f"cannot connect to {url}: Connection refused"):
+        client.generate("Why?")
+
+
+def test_a_host_that_does_not_exist_is_no_connection(protocol):
+    with Client(f"{protocol}://nowhere.invalid") as client, pytest.raises(NoConnectionError, match=r"nowhere\.invalid"):
+        client.generate("Why?")
+
+
+def test_a_stream_that_is_dropped_cancels_when_it_is_collected(serve):
+    record = serve(Send(FIRST), Pause(20))
+    with Client(record.url) as client:
+        stream = client.stream("Why?")
+        next(stream)
+        del stream
+        gc.collect()
+        assert record.client_gone.wait(5)
+
+
+def _collect(stream, seen):
+    for item in stream:
+        seen.append(item.text)
+
+
+def _client_threads():
+    return [t for t in threading.enumerate() if t.name == "spec-cascade-client"]
