@@ -1,6 +1,7 @@
 # make demo    from nothing to a streamed answer out of a real Triton server
 # make test    lint, types and tests; sets itself up on a fresh machine
 # make lint    ruff and mypy alone
+# make bench   the verifier, reference against baseline (and fused kernels on a GPU)
 # make setup   the virtual environment .venv with everything installed
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint bench clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -33,6 +34,9 @@ demo: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest -m 'not slow and not gpu'
+
+bench: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_verify --device cpu --quick
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -72,6 +72,7 @@ class Statistics:
     Attributes:
         rule: The rule that ran, with its parameters.
         lossy: Whether that rule may change the target's distribution.
+        verifier: Which verifier judged the last drafts: ``fused``, or ``reference`` and why; empty before the first.
         num_prompt_tokens: Length of the prompt.
         num_output_tokens: Tokens emitted.
         num_target_calls: Target forwards that emitted at least one token.
@@ -90,6 +91,7 @@ class Statistics:
 
     rule: str = ""
     lossy: bool = False
+    verifier: str = ""
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
     num_target_calls: int = 0

@@ -16,7 +16,7 @@ import torch
 from spec_cascade.decoding.models import Feed, Proposal
 from spec_cascade.decoding.request import FinishReason, TokenSource
 from spec_cascade.decoding.statistics import EngineStatistics
-from spec_cascade.verify import BatchSampling, Purpose, draw, uniforms, verify
+from spec_cascade.verify import BatchSampling, Purpose, draw, round_uniforms, uniforms, verify_and_report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as Seq
@@ -37,11 +37,13 @@ class Block:
         token_ids: Accepted drafts and the token that follows them.
         drafted: Tokens that had been drafted.
         deferred: Per drafted token, whether the rule deferred there.
+        verifier: Which verifier judged the drafts; empty where there were none.
     """
 
     token_ids: list[int]
     drafted: int
     deferred: list[bool]
+    verifier: str
 
     @property
     def accepted(self) -> int:
@@ -156,16 +158,15 @@ class DecodingLoop:
             # Off is off: no drafts, so no verifier; the target's row is sampled as plain decoding does it.
             probs = sampling.probs(logits[:, 0, : self._vocab_size].float().unsqueeze(1)).squeeze(1)
             tokens = draw(probs, uniforms(seeds, positions, Purpose.DRAW))
-            return [Block([token], 0, []) for token in tokens.tolist()]
+            return [Block([token], 0, [], "") for token in tokens.tolist()]
         length = proposal.token_ids.shape[1]
-        steps = positions[:, None] + torch.arange(length + 1, device=self._device)
-        verdict = verify(
+        verdict, ran = verify_and_report(
             proposal.token_ids,
             proposal.logits,
             logits,
             [s.rule for s in scored],
             sampling,
-            torch.stack([uniforms(seeds[:, None], steps, p) for p in (Purpose.ACCEPT, Purpose.DRAW)], -1),
+            round_uniforms(seeds, positions, length),
             draft_lengths=torch.tensor(proposal.lengths, device=self._device),
             places=[s.place for s in scored],
             vocab_size=self._vocab_size,
@@ -180,7 +181,7 @@ class DecodingLoop:
         blocks = []
         for drafted, (accepted, token, *rest) in zip(proposal.lengths, torch.cat(packed, 1).tolist(), strict=True):
             deferred, draft = rest[:drafted], rest[length:]
-            blocks.append(Block([*draft[:accepted], token], drafted, [bool(d) for d in deferred]))
+            blocks.append(Block([*draft[:accepted], token], drafted, [bool(d) for d in deferred], str(ran)))
         return blocks
 
     def _commit(self, sequence: Sequence, block: Block) -> None:
@@ -244,6 +245,7 @@ def _count(sequence: Sequence, block: Block, sources: list[TokenSource]) -> None
     counts.num_bonus_tokens += sources.count(TokenSource.BONUS)
     counts.num_deferrals += sum(block.deferred[: len(sources)])
     if block.drafted:
+        counts.verifier = block.verifier
         counts.record_step(drafted=block.drafted, accepted=sources.count(TokenSource.DRAFTER))
 
 

@@ -13,6 +13,7 @@ class RequestStatistics:
     Attributes:
         rule: The rule that ran, in `parse_rule` syntax.
         lossy: Whether that rule may change the target's distribution.
+        verifier: Which verifier judged the last drafts: ``fused``, or ``reference`` and why; empty before the first.
         num_prompt_tokens: Length of the prompt.
         num_output_tokens: Tokens emitted.
         num_target_calls: Target forwards that emitted at least one token for this request.
@@ -27,6 +28,7 @@ class RequestStatistics:
 
     rule: str = "strict"
     lossy: bool = False
+    verifier: str = ""
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
     num_target_calls: int = 0
@@ -76,6 +78,7 @@ class RequestStatistics:
         return {
             "rule": self.rule,
             "lossy": self.lossy,
+            "verifier": self.verifier,
             "num_prompt_tokens": self.num_prompt_tokens,
             "num_output_tokens": self.num_output_tokens,
             "num_target_calls": self.num_target_calls,

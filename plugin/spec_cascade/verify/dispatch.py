@@ -39,6 +39,9 @@ class Ran:
     backend: Literal["reference", "fused"]
     reason: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.backend}: {self.reason}" if self.reason else self.backend
+
 
 def verify(
     draft_tokens: Tensor,

@@ -122,6 +122,7 @@ def test_nothing_is_counted_that_was_not_kept() -> None:
     assert counts.num_residual_tokens == sources.count(TokenSource.RESIDUAL)
     assert counts.num_bonus_tokens == sources.count(TokenSource.BONUS)
     assert counts.num_target_calls == len(outputs)
+    assert counts.verifier == "reference: the logits are not on a CUDA device"
     assert sum(counts.acceptance_histogram) == counts.num_spec_steps
     assert sum(j * n for j, n in enumerate(counts.acceptance_histogram)) == counts.num_accepted_draft_tokens
 
