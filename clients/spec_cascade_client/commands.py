@@ -84,7 +84,7 @@ def _stream(client: Client, request: str | Sequence[Message], options: Options, 
     finally:
         printer.end()
     if is_colored(out):
-        notes.print(printer.legend())
+        notes.print(printer.legend(), soft_wrap=True)
     notes.print(summary(stream.result()), style="dim", soft_wrap=True)
 
 

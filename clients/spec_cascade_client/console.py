@@ -108,10 +108,11 @@ def rounds(chunks: Iterable[Chunk]) -> str:
 def summary(result: Result) -> str:
     """One line on what ran and what it brought."""
     statistics = result.statistics
+    drafted = statistics.num_draft_tokens > 0
     words = [
         f"{len(result.token_ids)} tokens",
         f"{statistics.tokens_per_target_call:.2f} per target call",
-        f"{statistics.draft_acceptance_rate:.0%} of drafts kept",
+        f"{statistics.draft_acceptance_rate:.0%} of drafts kept" if drafted else "nothing drafted",
         f"rule {statistics.rule}",
         f"finished by {result.finish_reason}",
     ]

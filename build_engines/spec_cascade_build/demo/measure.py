@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # A slow machine does with fewer.
 MOST_RUNS, FEWEST_RUNS = 3, 2
-ENOUGH_SECONDS = 12.0
+ENOUGH_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)

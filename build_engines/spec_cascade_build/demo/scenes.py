@@ -33,7 +33,7 @@ class Scene:
 
 
 QUESTION = "What is the capital of France, and why is it famous?"
-RULES = (TARGET_ONLY, STRICT, TOKEN, "opt:alpha=0.2", "chow:alpha=0.5")
+RULES = (TARGET_ONLY, STRICT, TOKEN, "opt:alpha=0.2")
 
 SCENES = (
     Scene(

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from spec_cascade_client.commands import register
 from tests.unit.client.wire_servers import Fail, Pause, Refuse, Send, chunk
 
-STATS = {"rule": "strict", "tokens_per_target_call": 1.5, "draft_acceptance_rate": 0.25}
+STATS = {"rule": "strict", "tokens_per_target_call": 1.5, "draft_acceptance_rate": 0.25, "num_draft_tokens": 4}
 FIRST = chunk(0, " Die", [1, 2], [0, 1], [" D", "ie"])
 LAST = chunk(1, "!\x1b[2J", [3], [2], ["!\x1b[2J"], finish_reason=["stop"], cascade_stats=[json.dumps(STATS)])
 ANSWER = (Send(FIRST), Send(LAST, final=True))
@@ -35,6 +35,11 @@ def test_the_answer_alone_goes_to_standard_output(serve, run):
     assert result.exit_code == 0
     assert result.stdout == " Die!\x1b[2J\n"
     assert result.stderr == "3 tokens, 1.50 per target call, 25% of drafts kept, rule strict, finished by stop\n"
+
+
+def test_plain_decoding_is_not_said_to_have_kept_nothing(serve, run):
+    record = serve(Send(FIRST | {"finish_reason": ["stop"]}, final=True))
+    assert "nothing drafted" in run("Why?", "--url", record.url).stderr
 
 
 def test_the_prompt_is_a_chat_message_unless_raw(serve, run):
