@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from spec_cascade_build.demo.scenes import Scene
 
 SHOWN_TOKENS = 48
-MEASURED_TOKENS = 24
+MEASURED_TOKENS = 16
 INTERRUPTED = 130
 """Exit status of a command that Ctrl-C ended, by the shell's convention."""
 
