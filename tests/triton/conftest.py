@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -140,6 +141,7 @@ def processes_of_group(group: int) -> list[int]:
     return members
 
 
-def regions() -> set[str]:
-    """Our regions in shared memory."""
-    return {path.name for path in SHARED_MEMORY.glob("spec_cascade_*")}
+def made(launcher: int | None = None) -> set[str]:
+    """What servers have in shared memory and among temporary files that this process, or another one, started."""
+    name = f"spec_cascade_*_{launcher or os.getpid()}_*"
+    return {str(path) for place in (SHARED_MEMORY, Path(tempfile.gettempdir())) for path in place.glob(name)}

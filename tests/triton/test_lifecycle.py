@@ -19,9 +19,8 @@ from spec_cascade.errors import ConfigError
 from spec_cascade.serving import server as server_module
 from spec_cascade.serving.errors import LaunchError
 from spec_cascade.serving.server import TritonServer
-from spec_cascade.serving.shared_memory import remove_stale_regions
 from tests.triton.clients import TIMEOUT, post
-from tests.triton.conftest import START_SECONDS, eventually, processes_of_group, regions, scripted_repository
+from tests.triton.conftest import START_SECONDS, eventually, made, processes_of_group, scripted_repository
 from tests.unit.serving.scripted import QUIET
 
 HI = {"text_input": "hi", "max_tokens": 2}
@@ -47,20 +46,20 @@ def launch(engine_dir: Path) -> tuple[subprocess.Popen[str], int]:
 
 
 def test_a_stopped_server_leaves_nothing_behind(tiny_engine_dir: Path, tmp_path: Path) -> None:
-    before = regions()
+    before = made()
     log = tmp_path / "server.log"
     server = TritonServer(tiny_engine_dir, log_file=log, verbose=True)
     server.start(START_SECONDS)
     group = server.pid
     assert group is not None
     assert len(processes_of_group(group)) == 1 + PYTHON_MODELS
-    assert len(regions() - before) == PYTHON_MODELS
+    assert len(made() - before) == PYTHON_MODELS + 1  # a region each, and the private directory
     assert post(server, HI).status == 200
     server.stop()
     server.stop()
     assert server.pid is None
     assert processes_of_group(group) == []
-    assert regions() == before
+    assert made() == before
     assert "Started GRPCInferenceService" in log.read_text()
 
 
@@ -68,7 +67,7 @@ def test_stopping_ends_a_stream_that_would_never_end(
     tiny_engine_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_module, "DRAIN_SECONDS", 1)
-    before = regions()
+    before = made()
     with TritonServer(tiny_engine_dir, model_repository=scripted_repository(tmp_path)) as server:
         group = server.pid
         assert group is not None
@@ -77,20 +76,20 @@ def test_stopping_ends_a_stream_that_would_never_end(
         connection.request("POST", "/v2/models/ensemble/generate_stream", body)
     connection.close()
     assert processes_of_group(group) == []
-    assert regions() == before
+    assert made() == before
 
 
 def test_a_taken_port_is_one_error_before_anything_starts(tiny_engine_dir: Path, server: TritonServer) -> None:
-    before = regions()
+    before = made()
     port = urlsplit(server.grpc_url).port
     assert port is not None
     with pytest.raises(ConfigError, match=f"grpc_port = {port} .*another process listens"):
         TritonServer(tiny_engine_dir, grpc_port=port).start(START_SECONDS)
-    assert regions() == before
+    assert made() == before
 
 
 def test_a_damaged_engine_is_one_error_that_names_the_file(tiny_engine_dir: Path, tmp_path: Path) -> None:
-    before = regions()
+    before = made()
     damaged = tmp_path / "engine"
     shutil.copytree(tiny_engine_dir, damaged)
     weights = damaged / "target" / "model.safetensors"
@@ -100,49 +99,47 @@ def test_a_damaged_engine_is_one_error_that_names_the_file(tiny_engine_dir: Path
     with pytest.raises(LaunchError, match=r"model 'cascade': .*target/model\.safetensors is damaged") as caught:
         TritonServer(damaged).start(START_SECONDS)
     assert "\n" not in str(caught.value)
-    assert regions() == before
+    assert made() == before
 
 
 def test_a_server_that_dies_is_an_error_of_whoever_waits_for_it(tiny_engine_dir: Path) -> None:
-    before = regions()
+    before = made()
     with TritonServer(tiny_engine_dir) as server:
         assert server.pid is not None
         os.kill(server.pid, signal.SIGKILL)
         with pytest.raises(LaunchError, match="tritonserver ended"):
             server.wait()
-    assert regions() == before
+    assert made() == before
 
 
 def test_the_server_ends_with_its_launcher(tiny_engine_dir: Path) -> None:
-    before = regions()
     launcher, group = launch(tiny_engine_dir)
     launcher.kill()
     launcher.communicate()
     eventually(lambda: not processes_of_group(group), seconds=30)
-    assert regions() == before
+    assert not any(path.startswith("/dev/shm") for path in made(launcher.pid))
 
 
 def test_what_a_killed_server_left_is_removed_at_the_next_start(tiny_engine_dir: Path) -> None:
-    before = regions()
     launcher, group = launch(tiny_engine_dir)
     os.killpg(group, signal.SIGSTOP)  # neither may clean up when the launcher is gone
     launcher.kill()
     launcher.communicate()
     os.killpg(group, signal.SIGKILL)
     eventually(lambda: not processes_of_group(group))
-    assert len(regions() - before) == PYTHON_MODELS
-    remove_stale_regions()
-    assert regions() == before
+    assert len(made(launcher.pid)) == PYTHON_MODELS + 1  # a region for each, and the private directory
+    with TritonServer(tiny_engine_dir):
+        assert made(launcher.pid) == set()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_serves_until_a_signal_and_leaves_nothing(tiny_engine_dir: Path, number: int) -> None:
-    before = regions()
     ports = [argument for name in ("http", "grpc", "metrics") for argument in (f"--{name}-port", "0")]
     command = [sys.executable, "-c", "from spec_cascade.cli import main; main()", "serve", str(tiny_engine_dir), *ports]
     serving = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert serving.stderr is not None
     ready = next(line for line in serving.stderr if line.startswith("ready: "))
+    assert made(serving.pid)
     connection = HTTPConnection(urlsplit(ready.split()[1]).netloc, timeout=TIMEOUT)
     connection.request("GET", "/v2/models/ensemble/ready")
     assert connection.getresponse().status == 200
@@ -150,7 +147,7 @@ def test_the_command_serves_until_a_signal_and_leaves_nothing(tiny_engine_dir: P
     serving.send_signal(number)
     serving.communicate(timeout=TIMEOUT)
     assert serving.returncode == 0
-    assert regions() == before
+    assert made(serving.pid) == set()
 
 
 def test_the_server_listens_where_it_is_told(server: TritonServer) -> None:

@@ -12,7 +12,7 @@ import triton_python_backend_utils as pb_utils
 
 from spec_cascade.errors import EngineError
 from spec_cascade.serving import wire
-from spec_cascade.serving.errors import describe
+from spec_cascade.serving.errors import INVALID_ARGUMENT, describe
 from spec_cascade.serving.parse import read_fields
 from spec_cascade.serving.repository import ENGINE_DIR_VARIABLE
 from spec_cascade.serving.responses import to_arrays
@@ -55,6 +55,9 @@ def response(values: Mapping[str, Any], outputs: Iterable[Field]) -> Any:
 def error_response(error: Exception) -> Any:
     """A response that says what was wrong; see `describe`."""
     text, status = describe(error)
+    if status != INVALID_ARGUMENT:
+        # Over HTTP every error of a model has the status 400: the text says that the request is not to blame.
+        text = f"{status}: {text}"
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, getattr(pb_utils.TritonError, status)))
 
 

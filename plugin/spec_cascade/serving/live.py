@@ -1,7 +1,7 @@
 """Live requests: each engine output is sent as it comes, and a client that goes away is noticed.
 
 Each live request has a thread that waits for its rounds and sends them. One more thread, the watch, looks after all:
-it asks the server whether a request was cancelled, also while the engine is quiet.
+it finds out whether a request was cancelled, also while the engine is quiet.
 
 The server tells a model of an *ensemble* nothing of the ensemble's client: cancellation reaches only steps that are
 scheduled later. So a request with a token gets heartbeats: responses without content for postprocessing, which are
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.05
-HEARTBEAT_SECONDS = 0.25
+HEARTBEAT_SECONDS = 0.4
 
 
 class Sender(Protocol):
@@ -58,11 +58,11 @@ class _Live:
     sender: Sender
     lock: Lock = field(default_factory=Lock)
     is_finished: bool = False
-    cancelled: bool = False
+    is_cancelled: bool = False
     last_sent: float = field(default_factory=time.monotonic)
 
     def cancel(self) -> None:
-        self.cancelled = True
+        self.is_cancelled = True
         self.generation.cancel()
 
     def send(self, values: Mapping[str, Any]) -> None:
@@ -140,11 +140,11 @@ class LiveRequests:
         error: Exception | None = None
         try:
             error = self._send_rounds(live)
-        except Exception as failure:  # whatever it is, the client must get an answer and the request must end
+        except Exception as defect:  # whatever it is, the client must get an answer and the request must end
             log.exception("a request failed while its responses were sent")
             live.generation.cancel()
             error = EngineError("the server failed; see its log")
-            error.__cause__ = failure
+            error.__cause__ = defect
         finally:
             with self._lock:
                 self._live.discard(live)
@@ -155,7 +155,7 @@ class LiveRequests:
         builder = ResponseBuilder(live.request)
         for output in live.generation:
             if output.finish_reason is FinishReason.CANCELLED:
-                return None if live.cancelled else UnavailableError("the engine is shutting down")
+                return None if live.is_cancelled else UnavailableError("the engine is shutting down")
             if output.finish_reason is FinishReason.ERROR:
                 return EngineError(output.error or "the engine failed")
             values = builder.add(output)
@@ -170,13 +170,16 @@ class LiveRequests:
             for live in all_live:
                 self._look_at(live)
 
-    def _look_at(self, live: _Live) -> None:
+    @staticmethod
+    def _look_at(live: _Live) -> None:
+        token = live.request.request_token
         try:
-            if live.cancelled:
+            if live.is_cancelled:
                 return
-            if live.is_deserted():
-                live.cancel()
-            elif live.request.request_token and time.monotonic() - live.last_sent > HEARTBEAT_SECONDS:
-                live.send(heartbeat(live.request.request_token))
+            if not token:
+                if live.is_deserted():
+                    live.cancel()
+            elif time.monotonic() - live.last_sent > HEARTBEAT_SECONDS:
+                live.send(heartbeat(token))
         except Exception:  # one request must not end the watch over the others
             log.exception("a live request could not be looked at")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
@@ -17,12 +15,12 @@ from typing import TYPE_CHECKING
 
 from spec_cascade.engines.manifest import Manifest
 from spec_cascade.errors import ConfigError
+from spec_cascade.serving import leftovers
 from spec_cascade.serving.errors import LaunchError
 from spec_cascade.serving.installation import Installation, find_installation
 from spec_cascade.serving.ports import resolve_ports
 from spec_cascade.serving.repository import ENGINE_DIR_VARIABLE, find_model_repository
 from spec_cascade.serving.server_log import ServerLog
-from spec_cascade.serving.shared_memory import new_prefix, remove_regions, remove_stale_regions
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -90,10 +88,9 @@ class TritonServer:
         self._log_file = log_file
         self._echo_log = echo_log
         self._verbose = verbose
-        self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._log: ServerLog | None = None
-        self._shm_prefix = new_prefix()
+        self._run = leftovers.new_run()
 
     @property
     def http_url(self) -> str:
@@ -133,10 +130,9 @@ class TritonServer:
             raise ConfigError("log_file", str(self._log_file), "a file in a directory that can be written to")
         repository = find_model_repository(self._model_repository)
         self._ports = resolve_ports(self._host, **self._wanted_ports)
-        remove_stale_regions()
-        self._directory = Path(tempfile.mkdtemp(prefix="spec_cascade_"))
+        leftovers.remove_stale()
         try:
-            installation = find_installation(self._directory)
+            installation = find_installation(leftovers.make_directory(self._run))
             self._process = self._spawn(installation, repository)
             assert self._process.stdout is not None
             self._log = ServerLog(self._process.stdout, self._log_file, echo=self._echo_log and self._verbose)
@@ -163,10 +159,7 @@ class TritonServer:
         if self._log is not None:
             self._log.close()
             self._log = None
-        remove_regions(self._shm_prefix)
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            self._directory = None
+        leftovers.remove(self._run)
 
     def __enter__(self) -> Self:
         self.start()
@@ -212,7 +205,7 @@ class TritonServer:
             # The configurations are complete; completing them would start each Python model twice.
             "--disable-auto-complete-config",
             f"--exit-timeout-secs={DRAIN_SECONDS}",
-            f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
+            f"--backend-config=python,shm-region-prefix-name={self._run}",
             f"--log-info={'true' if self._verbose else 'false'}",
             # Text and token ids are small and stay in main memory.
             "--pinned-memory-pool-byte-size=0",

@@ -7,13 +7,14 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from spec_cascade.errors import ConfigError, EngineError
-from spec_cascade.serving import installation, shared_memory
+from spec_cascade.serving import installation, leftovers
 from spec_cascade.serving.errors import LaunchError
 from spec_cascade.serving.installation import PYTHON_VERSION, find_installation, libpython_directory
 from spec_cascade.serving.ports import resolve_ports
@@ -186,27 +187,35 @@ def test_a_log_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
             TritonServer(tmp_path, log_file=tmp_path / "missing" / "log").start()
 
 
-def test_only_regions_of_dead_processes_of_this_namespace_are_stale(
+def test_only_what_dead_processes_of_this_namespace_made_is_stale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_memory, "_DIRECTORY", tmp_path)
+    memory, temporary = tmp_path / "memory", tmp_path / "temporary"
+    memory.mkdir()
+    temporary.mkdir()
+    monkeypatch.setattr(leftovers, "_SHARED_MEMORY", memory)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     namespace = Path("/proc/self/ns/pid").stat().st_ino
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    mine = shared_memory.new_prefix()
-    stale = f"spec_cascade_{namespace}_{dead.pid}_abcd_region"
+    mine = leftovers.new_run()
+    stale = f"spec_cascade_{namespace}_{dead.pid}_abcd_"
     kept = {
         f"{mine}region",
         f"spec_cascade_{namespace + 1}_{dead.pid}_abcd_region",
         f"spec_cascade_{namespace}_1_abcd_region",
         "triton_python_backend_shm_region_1",
     }
-    for name in {stale, *kept}:
-        (tmp_path / name).touch()
-    shared_memory.remove_stale_regions()
-    assert {path.name for path in tmp_path.iterdir()} == kept
-    shared_memory.remove_regions(mine)
-    assert {path.name for path in tmp_path.iterdir()} == kept - {f"{mine}region"}
+    for name in {f"{stale}region", *kept}:
+        (memory / name).touch()
+    (leftovers.make_directory(stale) / "backends").mkdir()
+    leftovers.make_directory(mine)
+    leftovers.remove_stale()
+    assert {path.name for path in memory.iterdir()} == kept
+    assert {path.name for path in temporary.iterdir()} == {mine}
+    leftovers.remove(mine)
+    assert {path.name for path in memory.iterdir()} == kept - {f"{mine}region"}
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,22 @@ def test_all_that_one_response_carries_comes_out_of_the_last_model() -> None:
     assert set(last.output_map.values()) == {f.name for f in ENSEMBLE.outputs}
 
 
+def test_every_model_has_a_version_with_a_file_in_it() -> None:
+    """Git keeps no empty directory, and Triton loads no model without a version."""
+    for model in MODELS:
+        assert any((REPOSITORY / model.name / "1").iterdir()), model.name
+
+
+def test_a_wheel_brings_every_file_of_the_repository() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    settings = tomllib.loads((REPOSITORY.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    listed = {f"{place}/{Path(name).name}": name for place, names in settings["data-files"].items() for name in names}
+    files = [path for path in REPOSITORY.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    wanted = {path.relative_to(REPOSITORY.parent).as_posix() for path in files}
+    assert set(listed.values()) == wanted
+    assert set(listed) == {f"share/spec-cascade/{name}" for name in wanted}
+
+
 def test_names_are_unique_and_aliases_name_a_field_of_the_same_type() -> None:
     for fields in (wire.ENSEMBLE_INPUTS, wire.ENSEMBLE_OUTPUTS, wire.CASCADE_INPUTS, wire.CASCADE_OUTPUTS):
         by_name = {f.name: f for f in fields}
