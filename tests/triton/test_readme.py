@@ -79,7 +79,7 @@ def test_make_demo_shows_rules_with_more_than_one_token_per_target_call() -> Non
     start = time.monotonic()
     output = output_of("make --no-print-directory demo" if is_house else ".venv/bin/spec-cascade demo")
     assert time.monotonic() - start < 300
-    rows = re.findall(r"^\W*(target_only|strict|[a-z_0-9]+:alpha=\S+)\D+?(\d+)\D+?(\d+\.\d+)", output, re.MULTILINE)
+    rows = re.findall(r"^ +(target_only|strict|[a-z_0-9]+:alpha=\S+) +(\d+) +(\d+\.\d+)", output, re.MULTILINE)
     per_call = {rule: float(value) for rule, _, value in rows}
     assert per_call["target_only"] == 1
     assert per_call["strict"] > 1
