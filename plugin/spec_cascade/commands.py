@@ -10,6 +10,7 @@ from inspect import cleandoc
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -42,10 +43,15 @@ def list_rules(
     if as_markdown:
         console.out(markdown(), end="", highlight=False)
         return
-    table = Table(*HEADINGS[:-1])
+    # The other columns do not fit a terminal; `rules show NAME` has them.
+    shown = [HEADINGS.index(name) for name in ("rule", "formula", "parameters")]
+    table = Table(box=SIMPLE_HEAD)
+    for column in shown:
+        table.add_column(HEADINGS[column], no_wrap=column == shown[0])
     for line in lines():
-        table.add_row(*map(escape, line[:-1]))
+        table.add_row(*(escape(line[column]) for column in shown))
     console.print(table)
+    console.print("Strict value, source and a worked example: spec-cascade rules show NAME", style="dim")
 
 
 @_rules.command()

@@ -17,7 +17,7 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "rules.md"
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch) -> CliRunner:
-    monkeypatch.setenv("COLUMNS", "220")
+    monkeypatch.setenv("COLUMNS", "80")
     return CliRunner()
 
 
@@ -30,10 +30,10 @@ def run(cli: CliRunner, *arguments: str) -> str:
     return result.output
 
 
-def test_lists_every_rule(cli: CliRunner) -> None:
-    output = run(cli)
+def test_lists_every_rule_with_its_whole_name_on_a_narrow_terminal(cli: CliRunner) -> None:
+    listed = [line.split()[0] for line in run(cli).splitlines() if line.strip()]
     for rule in BUILT_IN:
-        assert rule.name in output
+        assert rule.name in listed
 
 
 def test_the_documented_table_is_the_codes(cli: CliRunner) -> None:
@@ -45,7 +45,7 @@ def test_the_documented_table_is_the_codes(cli: CliRunner) -> None:
 
 @pytest.mark.parametrize("rule", BUILT_IN, ids=lambda rule: rule.name)
 def test_explains_every_rule_with_a_worked_example(cli: CliRunner, rule: type) -> None:
-    output = run(cli, "show", rule.name)
+    output = " ".join(run(cli, "show", rule.name).split())
     assert rule.about.formula in output
     assert "A draft is accepted with probability" in output
 
