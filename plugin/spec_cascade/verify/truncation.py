@@ -46,19 +46,27 @@ def _outside_prefix(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     vocab = logits.shape[-1]
     by_mass = bool(((top_p < 1) & (top_k == vocab)).any())
     candidates = max(int(torch.where(top_k < vocab, top_k, 1).max()), min(_CANDIDATES, vocab) if by_mass else 1)
-    ranked = logits.topk(candidates).values
-    kept = _prefix_length(logits, ranked, top_k, top_p)
-    unsettled = (kept == candidates) & (top_k > candidates) & (top_p < 1)
-    if candidates < vocab and bool(unsettled.any()):
-        ranked = logits.sort(dim=-1, descending=True).values
-        kept = _prefix_length(logits, ranked, top_k, top_p)
+    last, ties = _prefix_end(logits, top_k, top_p, candidates)
     # Rows that neither limit concerns keep everything, whatever number of candidates was looked at.
-    last = ranked.gather(-1, kept - 1).masked_fill((top_k == vocab) & (top_p == 1), float("-inf"))
-    tied, ties = logits == last, kept - (ranked > last).sum(-1, keepdim=True)
-    outside = logits < last
+    last = last.masked_fill((top_k == vocab) & (top_p == 1), float("-inf"))
+    outside, tied = logits < last, (logits == last) & (last > float("-inf"))
     if bool((tied.sum(-1, keepdim=True) > ties).any()):
-        outside |= tied & (tied.cumsum(-1) > ties) & (last > float("-inf"))
+        outside |= tied & (tied.cumsum(-1) > ties)
     return outside
+
+
+def _prefix_end(logits: Tensor, top_k: Tensor, top_p: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
+    """The last logit of the prefix, ``[n, 1]``, and how many of the tokens that tie with it it holds, ``[n, 1]``."""
+    vocab = logits.shape[-1]
+    whole = candidates == vocab
+    ranked = logits.sort(dim=-1, descending=True).values if whole else logits.topk(candidates).values
+    kept = _prefix_length(logits, ranked, top_k, top_p)
+    last = ranked.gather(-1, kept - 1)
+    ties = kept - (ranked > last).sum(-1, keepdim=True)
+    unsettled = ((kept == candidates) & (top_k > candidates) & (top_p < 1)).squeeze(-1)
+    if not whole and bool(unsettled.any()):
+        last[unsettled], ties[unsettled] = _prefix_end(logits[unsettled], top_k[unsettled], top_p[unsettled], vocab)
+    return last, ties
 
 
 def _prefix_length(logits: Tensor, ranked: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
