@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from spec_cascade.errors import ConfigError
 
+COLDEST = 1e-5
+"""Lowest temperature that is not 0: logits divided by less would leave the range of float32."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
@@ -35,12 +38,9 @@ class SamplingParams:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        _require(
-            math.isfinite(self.temperature) and self.temperature >= 0,
-            "temperature",
-            self.temperature,
-            "a finite number >= 0",
-        )
+        warm = math.isfinite(self.temperature) and self.temperature >= COLDEST
+        allowed = f"0 (greedy) or a finite number >= {COLDEST}"
+        _require(warm or self.temperature == 0, "temperature", self.temperature, allowed)
         _require(self.top_k >= 0, "top_k", self.top_k, "an integer >= 0 (0 keeps all tokens)")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "a number in (0, 1]")
         _require(0 <= self.min_p < 1, "min_p", self.min_p, "a number in [0, 1)")

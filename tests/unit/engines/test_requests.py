@@ -35,6 +35,7 @@ def test_each_bad_request_is_refused_by_the_name_of_its_field() -> None:
     ("field", "value"),
     [
         ("temperature", -0.1),
+        ("temperature", 1e-38),
         ("temperature", float("nan")),
         ("temperature", float("inf")),
         ("top_k", -1),
