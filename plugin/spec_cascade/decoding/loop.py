@@ -8,7 +8,9 @@ draft step, where it costs nothing, instead of in a forward of its own.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import torch
@@ -90,7 +92,8 @@ class DecodingLoop:
         self._prefill_chunk = prefill_chunk
         self._vocab_size = vocab_size
         self._device = device
-        self.statistics = EngineStatistics()
+        self._statistics = EngineStatistics()
+        self._statistics_lock = Lock()
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -217,6 +220,11 @@ class DecodingLoop:
             model.truncate(source, 0)
         self._report(sequence, reason, token_ids, sources, error)
 
+    def statistics(self) -> EngineStatistics:
+        """A copy of the totals over the ended requests; may be taken by any thread."""
+        with self._statistics_lock:
+            return deepcopy(self._statistics)
+
     def abandon(self, reason: FinishReason, error: str | None = None) -> None:
         """End everything that runs; at close, what waits too."""
         for sequence in reversed(list(self.scheduler.running)):
@@ -232,7 +240,8 @@ class DecodingLoop:
         sources: Seq[TokenSource] = (),
         error: str | None = None,
     ) -> None:
-        self.statistics.add(reason.value, sequence.statistics)
+        with self._statistics_lock:
+            self._statistics.add(reason.value, sequence.statistics)
         sequence.emit(list(token_ids), list(sources), reason, error)
 
 

@@ -214,7 +214,7 @@ def test_cancelled_requests_leave_at_once_and_the_others_go_on() -> None:
         assert drained(sequence)[-1].finish_reason is FinishReason.CANCELLED
     bench.run()
     assert other.num_emitted == 20
-    assert bench.loop.statistics.num_finished == {"cancelled": 2, "length": 1}
+    assert bench.loop.statistics().num_finished == {"cancelled": 2, "length": 1}
 
 
 def test_a_full_queue_refuses() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from copy import deepcopy
 from threading import Lock, Thread
 from typing import TYPE_CHECKING
 
@@ -124,7 +123,7 @@ class PytorchEngine:
 
     def statistics(self) -> EngineStatistics:
         """A snapshot; the totals are those of finished requests."""
-        snapshot = deepcopy(self._loop.statistics)
+        snapshot = self._loop.statistics()
         snapshot.num_running = len(self._scheduler.running)
         snapshot.num_waiting = self._scheduler.num_waiting
         snapshot.num_slots = self._limits.max_batch_size
