@@ -73,6 +73,9 @@ def tiny_engine(
     draft_length: int = 4,
     rule: str = "strict",
     eos: frozenset[int] = frozenset(),
+    fallback: bool = False,
+    argmax: bool = False,
+    confidence: float = 0.0,
 ) -> PytorchEngine:
     """The real engine over tiny models; ``drafter="lookup"`` is prompt lookup."""
     vocab = target.config.vocab_size
@@ -81,7 +84,9 @@ def tiny_engine(
         proposer = PromptLookupDrafter(min_ngram=1, max_ngram=3, device=CPU)
     elif drafter is not None:
         model = cached(drafter, max_batch_size, max_seq_len)
-        proposer = ModelDrafter(model, vocab_size=vocab, prefill_chunk=prefill_chunk)
+        proposer = ModelDrafter(
+            model, vocab_size=vocab, prefill_chunk=prefill_chunk, argmax=argmax, confidence=confidence
+        )
     return PytorchEngine(
         cached(target, max_batch_size, max_seq_len),
         proposer,
@@ -97,5 +102,6 @@ def tiny_engine(
         StopConditions(eos, max_seq_len),
         prefill_chunk=prefill_chunk,
         device=CPU,
-        one_hot_drafts=drafter == "lookup",
+        fallback=fallback,
+        drafts="lookup" if drafter == "lookup" else "argmax" if argmax else "sampled",
     )

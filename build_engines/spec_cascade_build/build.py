@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from spec_cascade.engines.manifest import FORMAT, Manifest
 from spec_cascade.errors import EngineError
+from spec_cascade.processor import instruction_sets
 from spec_cascade_build.directory import check_replaceable, replaced
 from spec_cascade_build.pair import Pair, check_rule, load_pair
 from spec_cascade_build.progress import BytesBar, step
@@ -81,6 +82,8 @@ def _key(pair: Pair, base: Path, versions: dict[str, str], console: Console) -> 
     if pair.drafter is not None and pair.drafter.is_model:
         content["drafter"] = fingerprint(pair.drafter, base, console)
     inputs = {"format": [FORMAT, BUILD_FORMAT], "pair": content, "versions": versions}
+    if pair.compile:
+        inputs["processor"] = instruction_sets()
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 

@@ -3,6 +3,7 @@
 target/     config.json  generation_config.json  model.safetensors
 drafter/    the same for a model of its own; config.json and shared_tensors.json for a pruned target;
             not there for prompt lookup or no drafter
+            (compiled.pt2 beside each model of a pair that is compiled)
 tokenizer/  tokenizer.json  tokenizer_config.json (with the chat template)  special_tokens_map.json
 manifest.json
 """
@@ -10,6 +11,8 @@ manifest.json
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from spec_cascade.engines.manifest import (
     FORMAT,
@@ -22,6 +25,7 @@ from spec_cascade.engines.manifest import (
 )
 from spec_cascade.errors import ConfigError
 from spec_cascade_build.checkpoints import WrittenModel, read_tokenizer, write_model, write_pruned
+from spec_cascade_build.compiling import compile_models
 from spec_cascade_build.progress import step
 from spec_cascade_build.sources import fetched
 from spec_cascade_build.vocabulary import check_same_vocabulary, check_width, vocab_size
@@ -63,6 +67,7 @@ class EngineWriter:
         tokenizer, target = self._model("target", pair.target)
         tokenizer.save_pretrained(directory / "tokenizer", save_jinja_files=False)
         drafter_logits = self._write_drafter(tokenizer, target)
+        compiled = compile_models(directory, getattr(torch, pair.dtype), self._console) if pair.compile else None
         with step(self._console, "hashing"):
             files = {name: FileEntry.of(directory / name) for name in _file_names(directory)}
         manifest = Manifest(
@@ -71,6 +76,7 @@ class EngineWriter:
             engine=pair.engine,
             target=TargetEntry(dtype=pair.dtype),
             drafter=_drafter_entry(pair),
+            compiled=compiled,
             defaults=_defaults(pair),
             vocabulary=Vocabulary(
                 vocab_size=vocab_size(tokenizer),

@@ -115,12 +115,20 @@ class PairDefaults(_Section):
     """Defaults and limits of the engine; lengths in tokens."""
 
     rule: str = Field(default="strict", min_length=1, description="a deferral rule: 'strict', 'token_v3:alpha=0.8'")
-    draft_length: int = Field(default=4, ge=0, description="an integer >= 0 (0 decodes without drafts)")
+    draft_length: int = Field(default=4, ge=-1, description="an integer >= 0 (0 decodes without drafts), or auto")
     max_draft_length: int = Field(default=8, ge=0, description="an integer >= 0")
+    fallback: bool = Field(default=True, description="true or false")
+    draft_mode: Literal["sampled", "argmax"] = Field(default="sampled", description="'sampled' or 'argmax'")
+    draft_confidence: float = Field(default=0.0, ge=0, lt=1, description="a number in [0, 1) (0 never stops early)")
     max_batch_size: Count = 8
     max_seq_len: int = Field(default=2048, ge=2, description="an integer >= 2")
     max_queue_size: Count = 128
     prefill_chunk: Count = 512
+
+    @field_validator("draft_length", mode="before")
+    @classmethod
+    def _auto_is_a_word(cls, value: object) -> object:
+        return -1 if value == "auto" else value
 
     @model_validator(mode="after")
     def _ordered(self) -> PairDefaults:
@@ -136,6 +144,7 @@ class Pair(_Section):
     name: str = Field(pattern=_NAME, description="letters, digits, '.', '_' and '-', starting with a letter or digit")
     engine: Literal["pytorch"] = Field(default="pytorch", description="'pytorch'")
     dtype: Literal["bfloat16", "float32"] = Field(default="bfloat16", description="'bfloat16' or 'float32'")
+    compile: bool = Field(default=False, description="true (for this machine's processor; takes minutes) or false")
     target: Source = Field(description="a model: {hub: ...}, {path: ...} or {package: ...}")
     drafter: Drafter | None = Field(
         description="{prune: ...}, {hub: ...}, {path: ...}, {package: ...}, {prompt_lookup: ...} or none"
@@ -150,7 +159,7 @@ class Pair(_Section):
     @model_validator(mode="after")
     def _no_drafts_without_a_drafter(self) -> Pair:
         length = self.defaults.draft_length
-        if self.drafter is None and length > 0 and "draft_length" in self.defaults.model_fields_set:
+        if self.drafter is None and length != 0 and "draft_length" in self.defaults.model_fields_set:
             raise _refusal("defaults.draft_length", length, "0 when drafter is none")
         return self
 
@@ -183,6 +192,8 @@ def check_rule(path: Path, pair: Pair) -> None:
         rule = parse_rule(pair.defaults.rule)
         if pair.drafter is not None and pair.drafter.prompt_lookup is not None:
             check_draft_mode(rule, argmax_drafts=True, gates_available=False)
+        elif pair.drafter is not None:
+            check_draft_mode(rule, argmax_drafts=pair.defaults.draft_mode == "argmax", gates_available=True)
     except ConfigError as error:
         raise PairError(path, "defaults.rule", pair.defaults.rule, f"a known deferral rule: {error}") from None
 

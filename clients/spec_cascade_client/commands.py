@@ -11,7 +11,7 @@ import typer
 from spec_cascade_client.client import Client
 from spec_cascade_client.console import TokenPrinter, is_colored, make_console, summary
 from spec_cascade_client.errors import ClientError, NoConnectionError
-from spec_cascade_client.options import Options
+from spec_cascade_client.options import AUTO, Options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,17 +31,32 @@ def register(app: typer.Typer) -> None:
     app.command("generate")(generate)
 
 
+def _draft_length(text: str) -> int:
+    if text == "auto":
+        return AUTO
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a whole number nor auto") from None
+
+
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to ask.")],
     url: Annotated[str, typer.Option(help="Server: grpc://, grpcs://, http:// or https:// host:port.")] = DEFAULT_URL,
     rule: Annotated[str | None, typer.Option(help="Deferral rule, e.g. strict or token_v3:alpha=0.8.")] = None,
-    draft_length: Annotated[int | None, typer.Option(help="Most tokens to draft per round; 0: none.")] = None,
+    draft_length: Annotated[
+        int | None,
+        typer.Option(parser=_draft_length, metavar="N|auto", help="Most tokens to draft per round; 0: none."),
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Most tokens to emit.")] = None,
+    min_tokens: Annotated[int | None, typer.Option(help="Let nothing but --max-tokens end it before these.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Keep the k most likely tokens; 0 keeps all.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Keep the likeliest tokens up to this mass.")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="Over 1: less of what stands there; 1: off.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same output.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
+    timeout_ms: Annotated[int | None, typer.Option(help="End with what is there after this time.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is: no chat template.")] = False,
     color: Annotated[bool | None, typer.Option(help="Colour tokens by who wrote them; default: on a terminal.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object when all is there.")] = False,
@@ -52,11 +67,14 @@ def generate(
         rule=rule,
         draft_length=draft_length,
         max_tokens=max_tokens,
+        min_tokens=min_tokens,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
+        repetition_penalty=repetition_penalty,
         seed=seed,
         stop=tuple(stop or ()),
+        timeout_ms=timeout_ms,
     )
     request: str | Sequence[Message] = prompt if raw else [{"role": "user", "content": prompt}]
     out, notes = make_console(color=color), make_console(color=color, stderr=True)

@@ -45,7 +45,9 @@ class Chunk:
         token_ids: New tokens.
         token_sources: Who wrote each; empty unless asked for.
         token_texts: The text that each released, together `text`; empty unless sources were asked for.
-        finish_reason: ``"stop"``, ``"length"`` or ``"cancelled"`` on the last chunk, else None.
+        log_probs: Of each new token, whoever wrote it, the log of the target's probability: at temperature 1, without
+            truncation, after penalties; empty unless asked for.
+        finish_reason: ``"stop"``, ``"length"``, ``"timeout"`` or ``"cancelled"`` on the last chunk, else None.
     """
 
     index: int
@@ -53,6 +55,7 @@ class Chunk:
     token_ids: tuple[int, ...]
     token_sources: tuple[TokenSource, ...] = ()
     token_texts: tuple[str, ...] = ()
+    log_probs: tuple[float, ...] = ()
     finish_reason: str | None = None
 
     @property
@@ -71,8 +74,10 @@ class Statistics:
 
     Attributes:
         rule: The rule that ran, with its parameters.
+        rule_params: The parameters by name.
         lossy: Whether that rule may change the target's distribution.
         verifier: Which verifier judged the last drafts: ``fused``, or ``reference`` and why; empty before the first.
+        num_spec_tokens: Most tokens drafted per round, as asked for; -1 is automatic.
         num_prompt_tokens: Length of the prompt.
         num_output_tokens: Tokens emitted.
         num_target_calls: Target forwards that emitted at least one token.
@@ -80,18 +85,23 @@ class Statistics:
         mean_acceptance_length: 1 + accepted tokens per speculative step.
         draft_acceptance_rate: Accepted over drafted tokens.
         acceptance_histogram: Entry j counts the steps that kept exactly j drafted tokens.
+        drafted_per_position: Entry j counts the steps that drafted a token at position j.
+        accepted_per_position: Entry j counts the steps that kept the token drafted there.
         num_spec_steps: Target forwards that scored a draft.
         num_accepted_draft_tokens: Drafted tokens that were emitted.
         num_draft_tokens: Tokens drafted.
         num_residual_tokens: Tokens drawn from the residual.
         num_bonus_tokens: Bonus tokens.
         num_deferrals: Drafted positions at which the rule deferred to the target.
+        seconds: Of the rounds that the request lived in, by what the server waited for: draft, score, verify, host.
         seed: What the request's draws came from; ask for it again to get the same output.
     """
 
     rule: str = ""
+    rule_params: dict[str, Any] = field(default_factory=dict, hash=False)
     lossy: bool = False
     verifier: str = ""
+    num_spec_tokens: int = 0
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
     num_target_calls: int = 0
@@ -99,12 +109,16 @@ class Statistics:
     mean_acceptance_length: float = 1.0
     draft_acceptance_rate: float = 0.0
     acceptance_histogram: tuple[int, ...] = ()
+    drafted_per_position: tuple[int, ...] = ()
+    accepted_per_position: tuple[int, ...] = ()
     num_spec_steps: int = 0
     num_accepted_draft_tokens: int = 0
     num_draft_tokens: int = 0
     num_residual_tokens: int = 0
     num_bonus_tokens: int = 0
     num_deferrals: int = 0
+    # Measured: two requests that did the same are the same, whatever time they took.
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
     seed: int | None = None
 
     @classmethod
@@ -117,7 +131,8 @@ class Statistics:
         if not isinstance(values, dict):
             raise TypeError(f"{values!r:.80} is not an object")
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        known["acceptance_histogram"] = tuple(known.get("acceptance_histogram", ()))
+        for name in ("acceptance_histogram", "drafted_per_position", "accepted_per_position"):
+            known[name] = tuple(known.get(name, ()))
         return cls(**known)
 
 
@@ -129,14 +144,16 @@ class Result:
         text: The whole output.
         token_ids: Its tokens.
         token_sources: Who wrote each; empty unless asked for.
+        log_probs: As `Chunk.log_probs`, of each token; empty unless asked for.
         pieces: The text in runs, each with its writer.
-        finish_reason: ``"stop"``, ``"length"`` or ``"cancelled"``.
+        finish_reason: ``"stop"``, ``"length"``, ``"timeout"`` or ``"cancelled"``.
         statistics: What the server counted.
     """
 
     text: str
     token_ids: tuple[int, ...]
     token_sources: tuple[TokenSource, ...]
+    log_probs: tuple[float, ...] = field(repr=False)
     pieces: tuple[Piece, ...] = field(repr=False)
     finish_reason: str
     statistics: Statistics
@@ -149,6 +166,7 @@ class Result:
             text="".join(chunk.text for chunk in chunks),
             token_ids=tuple(token for chunk in chunks for token in chunk.token_ids),
             token_sources=tuple(source for chunk in chunks for source in chunk.token_sources),
+            log_probs=tuple(log_prob for chunk in chunks for log_prob in chunk.log_probs),
             pieces=tuple(piece for chunk in chunks for piece in chunk.pieces),
             finish_reason=(chunks[-1].finish_reason or "") if chunks else "",
             statistics=statistics,

@@ -25,11 +25,16 @@ OPTION_TENSORS = {
     "deferral_rule": ("BYTES", "rule"),
     "draft_length": ("INT32", "draft_length"),
     "max_tokens": ("INT32", "max_tokens"),
+    "min_tokens": ("INT32", "min_tokens"),
     "temperature": ("FP32", "temperature"),
     "top_k": ("INT32", "top_k"),
     "top_p": ("FP32", "top_p"),
     "min_p": ("FP32", "min_p"),
+    "repetition_penalty": ("FP32", "repetition_penalty"),
+    "presence_penalty": ("FP32", "presence_penalty"),
+    "frequency_penalty": ("FP32", "frequency_penalty"),
     "seed": ("UINT64", "seed"),
+    "timeout_ms": ("INT32", "timeout_ms"),
 }
 _PACKING = {"BOOL": "<?", "INT32": "<i", "UINT64": "<Q", "FP32": "<f"}
 _ALLOWED = {
@@ -103,12 +108,14 @@ def request_tensors(prompt: str | Sequence[Message], options: Options, *, stream
         value = getattr(options, field)
         if value is not None:
             tensors.append(Tensor(name, datatype, (value,)))
-    if options.stop:
-        tensors.append(Tensor("stop_words", "BYTES", tuple(options.stop), is_list=True))
+    for name, words in (("stop_words", options.stop), ("bad_words", options.bad_words)):
+        if words:
+            tensors.append(Tensor(name, "BYTES", tuple(words), is_list=True))
     flags = {
         "stream": stream,
         "ignore_eos": options.ignore_eos,
         "return_token_sources": options.token_sources,
+        "return_log_probs": options.log_probs,
     }
     tensors.extend(Tensor(name, "BOOL", (True,)) for name, wanted in flags.items() if wanted)
     return tensors
@@ -127,6 +134,7 @@ def read_chunk(outputs: Mapping[str, list[Any]], position: int) -> Chunk:
             token_ids=tuple(int(token) for token in outputs.get("token_ids", ())),
             token_sources=tuple(TokenSource(int(source)) for source in outputs.get("token_sources", ())),
             token_texts=tuple(str(text) for text in outputs.get("token_texts", ())),
+            log_probs=tuple(float(log_prob) for log_prob in outputs.get("output_log_probs", ())),
             finish_reason=_first(outputs, "finish_reason", "") or None,
         )
     except (TypeError, ValueError) as error:

@@ -7,7 +7,7 @@ import torch
 
 from spec_cascade.decoding.sampling import SamplingParams
 from spec_cascade.rules import parse_rule
-from spec_cascade.verify import BatchSampling, verify_and_report
+from spec_cascade.verify import BatchSampling, verify
 from spec_cascade.verify.fused import RuleTable, launch
 from tests.unit.verify.kernel_laws import FUSED_RULES, GREEDY, HOT, ONE, WARM, KernelLaws
 from tests.unit.verify.rounds import assert_agree, make_round
@@ -15,6 +15,7 @@ from tests.unit.verify.rounds import assert_agree, make_round
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
 ]
 
 
@@ -47,10 +48,9 @@ def test_cuda_tensors_of_fused_rules_go_to_the_kernels():
     round_ = make_round(FUSED_RULES[:3], ONE, device="cuda")
     sampling = BatchSampling.of(round_.params, "cuda")
     arguments = (round_.draft_tokens, round_.draft_logits, round_.target_logits)
-    _, ran = verify_and_report(*arguments, round_.rules, sampling, round_.uniforms)
-    assert ran.backend == "fused"
+    assert verify(*arguments, round_.rules, sampling, round_.uniforms).ran.backend == "fused"
     mixed = [*round_.rules[:2], parse_rule("mix:weight=0.5")]
-    _, ran = verify_and_report(*arguments, mixed, sampling, round_.uniforms)
+    ran = verify(*arguments, mixed, sampling, round_.uniforms).ran
     assert (ran.backend, ran.reason) == ("reference", "rule mix has no fused form")
 
 

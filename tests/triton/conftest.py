@@ -69,7 +69,8 @@ def tiny_engine_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An engine directory built from a random Llama and a byte-level tokenizer."""
     directory = tmp_path_factory.mktemp("tiny")
     save_checkpoint(directory / "target")
-    defaults = {"rule": "strict", "max_seq_len": 256, "max_batch_size": 4, "max_queue_size": 16}
+    # Without fallback: whether a random drafter pays would depend on the machine.
+    defaults = {"rule": "strict", "max_seq_len": 256, "max_batch_size": 4, "max_queue_size": 16, "fallback": False}
     pair = write_pair(directory / "pair.yaml", defaults=defaults)
     build(pair, directory / "engine", Console(file=io.StringIO()))
     return directory / "engine"

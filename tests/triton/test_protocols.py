@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,7 @@ from tritonclient.utils import InferenceServerException
 
 from spec_cascade.decoding.request import GenerationRequest
 from spec_cascade.decoding.sampling import SamplingParams
-from spec_cascade.decoding.tokenizer import Tokenizer
+from spec_cascade.decoding.tokenizer import Tokenizer, bad_word_sequences
 from spec_cascade.engines import open_engine
 from spec_cascade.rules import parse_rule
 from tests.triton.clients import grpc_stream, post, text_of
@@ -42,7 +43,7 @@ def tokenizer(tiny_engine_dir: Path) -> Tokenizer:
 
 def expected_ids(engine: Engine, tokenizer: Tokenizer, body: dict[str, Any]) -> list[int]:
     """The tokens that the engine answers in this process."""
-    options = {name: body[name] for name in ("max_tokens", "temperature", "seed", "ignore_eos") if name in body}
+    options = {field.name: body[field.name] for field in fields(SamplingParams) if field.name in body}
     request = GenerationRequest(
         prompt_ids=tuple(tokenizer.encode_prompt(body["text_input"])),
         sampling=SamplingParams(**options),
@@ -58,6 +59,8 @@ BODIES: list[dict[str, Any]] = [
     {"temperature": 0.7, "seed": 2**63 + 5, "deferral_rule": "token_v3:alpha=0.5", "ignore_eos": True},
     {"temperature": 1.3, "seed": 3, "deferral_rule": "target_only", "ignore_eos": True},
     {"temperature": 1.0, "seed": 4, "draft_length": 0, "ignore_eos": True},
+    {"temperature": 0.0, "draft_length": -1, "repetition_penalty": 1.5, "min_tokens": 40},
+    {"temperature": 0.75, "seed": 5, "draft_length": 3, "presence_penalty": 0.5, "frequency_penalty": 0.25},
 ]
 
 
@@ -158,6 +161,38 @@ def test_the_prompt_comes_first_where_it_is_not_excluded(server: TritonServer) -
         assert "".join(event["text_output"] for event in events) == PROMPT + bare
 
 
+def test_a_bad_word_of_the_greedy_answer_is_not_in_it_when_it_is_banned(
+    server: TritonServer, tokenizer: Tokenizer
+) -> None:
+    body = {"text_input": PROMPT, "max_tokens": 24, "temperature": 0.0, "ignore_eos": True}
+    free = as_list(post(server, body).json["token_ids"])
+    words = {token: tokenizer.decode([token]) for token in free}
+    token, word = next((t, w) for t, w in words.items() if (t,) in bad_word_sequences(tokenizer, w))
+    banned = post(server, {**body, "bad_words": ["", word]})
+    assert banned.status == 200
+    assert token not in as_list(banned.json["token_ids"])
+
+
+def test_the_log_probabilities_are_the_engines_own(server: TritonServer, engine: Engine, tokenizer: Tokenizer) -> None:
+    body = {"text_input": PROMPT, "max_tokens": 12, "temperature": 1.0, "seed": 8, "ignore_eos": True}
+    sampling = SamplingParams(max_tokens=12, temperature=1.0, seed=8, ignore_eos=True, log_probs=True)
+    prompt_ids = tuple(tokenizer.encode_prompt(PROMPT))
+    outputs = list(engine.submit(GenerationRequest(prompt_ids=prompt_ids, sampling=sampling)))
+    wanted = [log_prob for output in outputs for log_prob in output.log_probs]
+    assert len(wanted) == 12
+    for stream in (False, True):
+        events = post(server, {**body, "return_log_probs": True, "stream": stream}, stream=True).events
+        assert [p for event in events for p in as_list(event["output_log_probs"])] == pytest.approx(wanted, abs=1e-4)
+    assert "output_log_probs" not in post(server, body).json
+
+
+def test_a_request_that_runs_out_of_time_ends_with_what_it_has(server: TritonServer) -> None:
+    body = {"text_input": PROMPT, "max_tokens": 200, "ignore_eos": True, "timeout_ms": 1, "temperature": 0.0}
+    answer = post(server, body)
+    assert (answer.status, answer.json["finish_reason"]) == (200, "timeout")
+    assert answer.json["num_output_tokens"] < 200
+
+
 def test_the_curl_of_tensorrt_llms_documentation_works(server: TritonServer) -> None:
     body = {"text_input": "What is", "max_tokens": 20, "bad_words": "", "stop_words": "", "pad_id": 2, "end_id": 2}
     answer = post(server, body)
@@ -202,7 +237,11 @@ def test_many_streams_at_a_time_get_each_their_own_text(server: TritonServer) ->
         ({"max_tokens": "many"}, "."),
         ({"deferral_rule": "stricted"}, "did you mean 'strict'"),
         ({"draft_length": 1000}, "draft_length = 1000"),
-        ({"repetition_penalty": 1.5}, "repetition_penalty = 1.5 .*does not implement"),
+        ({"beam_width": 2}, "beam_width = 2 .*does not implement"),
+        ({"repetition_penalty": 0}, "repetition_penalty = 0.0 .*> 0"),
+        ({"min_tokens": 3}, "min_tokens = 3 .*at most max_tokens"),
+        ({"timeout_ms": 0}, "timeout_ms = 0 .*>= 1"),
+        ({"bad_words": ["x"] * 65}, "bad_words = .*at most 64"),
         ({"text_input": ""}, "text_input = '' .*at least one token"),
         ({"text_input": "the " * 500}, "at most 255 tokens"),
         ({"text_input": "a" * 10**6}, "at most 255 tokens"),

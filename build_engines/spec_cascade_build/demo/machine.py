@@ -9,8 +9,9 @@ import shutil
 import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import version
-from pathlib import Path
 from urllib.request import urlopen
+
+from spec_cascade.processor import processor_name
 
 PACKAGES = ("spec-cascade", "torch", "transformers")
 
@@ -22,18 +23,9 @@ def description(server_url: str) -> list[str]:
     versions = [f"{name} {version(name)}" for name in PACKAGES]
     today = datetime.now(timezone.utc).date().isoformat()
     return [
-        ", ".join([_processor(), f"{_cores()} cores", f"{_memory_gib():.0f} GiB", *_gpus()]),
+        ", ".join([processor_name(), f"{_cores()} cores", f"{_memory_gib():.0f} GiB", *_gpus()]),
         ", ".join([*versions, f"Triton server {triton}", f"Python {platform.python_version()}", today]),
     ]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _cores() -> int:

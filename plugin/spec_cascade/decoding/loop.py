@@ -8,57 +8,33 @@ draft step, where it costs nothing, instead of in a forward of its own.
 
 from __future__ import annotations
 
+import logging
 from copy import deepcopy
-from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING
 
 import torch
 
+from spec_cascade.decoding.judging import Scored, add_log_probs, judge, shape
 from spec_cascade.decoding.models import Feed, Proposal
 from spec_cascade.decoding.request import FinishReason, TokenSource
 from spec_cascade.decoding.statistics import EngineStatistics
-from spec_cascade.verify import BatchSampling, Purpose, draw, round_uniforms, uniforms, verify_and_report
+from spec_cascade.decoding.stopwatch import Stopwatch
+from spec_cascade.verify import LogitsError, to_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as Seq
 
     from torch import Tensor
 
+    from spec_cascade.decoding.judging import Block
     from spec_cascade.decoding.models import Drafter, LanguageModel
+    from spec_cascade.decoding.policy import DraftPolicy
     from spec_cascade.decoding.scheduler import Scheduler
     from spec_cascade.decoding.sequence import Sequence
     from spec_cascade.decoding.stop import StopConditions
 
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """What one round gave one sequence, before any stop condition.
-
-    Attributes:
-        token_ids: Accepted drafts and the token that follows them.
-        drafted: Tokens that had been drafted.
-        deferred: Per drafted token, whether the rule deferred there.
-        verifier: Which verifier judged the drafts; empty where there were none.
-    """
-
-    token_ids: list[int]
-    drafted: int
-    deferred: list[bool]
-    verifier: str
-
-    @property
-    def accepted(self) -> int:
-        """Drafted tokens that stand."""
-        return len(self.token_ids) - 1
-
-    @property
-    def sources(self) -> list[TokenSource]:
-        """Who wrote each token."""
-        if self.drafted == 0:
-            return [TokenSource.TARGET]
-        last = TokenSource.BONUS if self.accepted == self.drafted else TokenSource.RESIDUAL
-        return [TokenSource.DRAFTER] * self.accepted + [last]
+log = logging.getLogger(__name__)
 
 
 class DecodingLoop:
@@ -69,6 +45,7 @@ class DecodingLoop:
         drafter: Proposes; None decodes with the target alone.
         scheduler: Holds the sequences.
         stop: Where outputs end.
+        policy: How many tokens to draft.
         prefill_chunk: Most prompt tokens of one request in one forward, so that a long prompt stalls nobody.
         vocab_size: Token ids that exist; wider logits are padding.
         device: Where the logits live.
@@ -80,6 +57,7 @@ class DecodingLoop:
         drafter: Drafter | None,
         scheduler: Scheduler,
         stop: StopConditions,
+        policy: DraftPolicy,
         *,
         prefill_chunk: int,
         vocab_size: int,
@@ -88,104 +66,134 @@ class DecodingLoop:
         self.target = target
         self.drafter = drafter
         self.scheduler = scheduler
+        self.policy = policy
         self._stop = stop
         self._prefill_chunk = prefill_chunk
         self._vocab_size = vocab_size
         self._device = device
         self._statistics = EngineStatistics()
         self._statistics_lock = Lock()
+        self._commit_seconds = 0.0
 
     @torch.inference_mode()
     def step(self) -> None:
         """One round for every live request."""
+        watch = Stopwatch(self._device)
         batch = self._schedule()
         if not batch:
             return
+        watch.lap("host")
         proposal = self._draft(batch)
-        scored, logits = self._score(batch, proposal)
-        blocks = self._verify(scored, proposal.take([s.slot for s in scored]), logits)
-        for sequence, block in zip(scored, blocks, strict=True):
+        watch.lap("draft")
+        scored = self._score(batch, proposal)
+        watch.lap("score")
+        judged = self._verify(scored)
+        watch.lap("verify")
+        self._observe(batch, scored, watch)
+        for sequence, block in judged:
             self._commit(sequence, block)
+        self._commit_seconds = watch.lap("host")
 
     def _schedule(self) -> list[Sequence]:
         """The live sequences, in the order of their slots."""
         for sequence in self.scheduler.drop_waiting():
-            self._report(sequence, FinishReason.CANCELLED)
-        for sequence in [s for s in self.scheduler.running if s.cancelled.is_set()]:
-            self.finish(sequence, FinishReason.CANCELLED)
+            self._report(sequence, sequence.end_reason or FinishReason.CANCELLED)
+        for sequence, reason in [(s, s.end_reason) for s in self.scheduler.running]:
+            if reason is not None:
+                self.finish(sequence, reason)
         self.scheduler.admit()
         return list(self.scheduler.running)
 
     def _draft(self, batch: list[Sequence]) -> Proposal:
-        lengths = [self._draft_length(s) for s in batch]
-        if self.drafter is None or not any(s.drafts for s in batch):
+        chosen = [0] * len(batch) if self.drafter is None else self.policy.choose(batch)
+        for sequence, length in zip(batch, chosen, strict=True):
+            sequence.speculates = length > 0
+        if self.drafter is None or not any(chosen):
             return Proposal.empty(len(batch), self._device)
-        return self.drafter.propose(batch, lengths)
+        try:
+            return self.drafter.propose(batch, [self._fitting(s, k) for s, k in zip(batch, chosen, strict=True)])
+        except Exception:  # whatever the drafter raises (out of memory, say) costs its drafts, and no request
+            log.exception("the drafter failed; decoding goes on with the target alone for a while")
+            self._drafter_failed()
+            return Proposal.empty(len(batch), self._device)
 
-    def _draft_length(self, sequence: Sequence) -> int:
+    def _drafter_failed(self) -> None:
+        """Start the drafter's caches anew, and let it rest."""
+        with self._statistics_lock:
+            self._statistics.num_drafter_failures += 1
+        self.policy.pause()
+        for slot in range(len(self.scheduler.running)):
+            if self.drafter is not None:
+                self.drafter.truncate(slot, 0)
+
+    def _fitting(self, sequence: Sequence, length: int) -> int:
         """K of this round: none while the prompt is in process, less near the end of the output."""
-        if not sequence.drafts or self._pending(sequence) > 1:
+        if self._pending(sequence) > 1:
             return 0
         room = self._stop.room(len(sequence.request.prompt_ids), sequence.num_emitted, sequence.request.sampling)
-        return min(sequence.draft_length, room - 1)
+        return min(length, room - 1)
 
     def _pending(self, sequence: Sequence) -> int:
         return len(sequence.token_ids) - self.target.length(sequence.slot)
 
-    def _score(self, batch: list[Sequence], proposal: Proposal) -> tuple[list[Sequence], Tensor]:
-        """Feed every sequence's pending tokens and draft to the target in one forward.
-
-        Returns:
-            The sequences that get a token this round, and their logits ``[B, K+1, V]``.
-        """
+    def _score(self, batch: list[Sequence], proposal: Proposal) -> Scored:
+        """Feed every sequence's pending tokens and draft to the target in one forward."""
         feeds: list[Feed] = []
-        scored: list[Sequence] = []
-        drafts = proposal.token_ids.tolist()
-        for sequence, draft, length in zip(batch, drafts, proposal.lengths, strict=True):
+        sequences: list[Sequence] = []
+        for b, (sequence, length) in enumerate(zip(batch, proposal.lengths, strict=True)):
             pending = sequence.token_ids[self.target.length(sequence.slot) :]
             if len(pending) > self._prefill_chunk:
                 feeds.append(Feed(sequence.slot, pending[: self._prefill_chunk], rows=0))
                 continue
-            feeds.append(Feed(sequence.slot, pending + draft[:length], rows=length + 1))
-            scored.append(sequence)
-        logits = self.target.forward(feeds)
-        return scored, _padded(logits, [feed.rows for feed in feeds if feed.rows])
+            drafted = proposal.token_ids[b, :length] if length else None
+            feeds.append(Feed(sequence.slot, pending, rows=length + 1, drafted=drafted))
+            sequences.append(sequence)
+        logits = _padded(self.target.forward(feeds), [feed.rows for feed in feeds if feed.rows])
+        num_tokens = sum(len(feed.token_ids) for feed in feeds) + sum(proposal.lengths)
+        scored = Scored(sequences, proposal.take([s.slot for s in sequences]), logits, num_tokens)
+        shape(scored, vocab_size=self._vocab_size)
+        return scored
 
-    def _verify(self, scored: list[Sequence], proposal: Proposal, logits: Tensor) -> list[Block]:
-        if not scored:
+    def _verify(self, scored: Scored) -> list[tuple[Sequence, Block]]:
+        """Judge the drafts, and draw the token that follows."""
+        if not scored.sequences:
             return []
-        sampling = BatchSampling.of([s.request.sampling for s in scored], self._device)
-        seeds = torch.tensor([s.seed for s in scored], device=self._device)
-        positions = torch.tensor([s.num_emitted for s in scored], device=self._device)
-        if not any(proposal.lengths):
-            # Off is off: no drafts, so no verifier; the target's row is sampled as plain decoding does it.
-            probs = sampling.probs(logits[:, 0, : self._vocab_size].float().unsqueeze(1)).squeeze(1)
-            tokens = draw(probs, uniforms(seeds, positions, Purpose.DRAW))
-            return [Block([token], 0, [], "") for token in tokens.tolist()]
-        length = proposal.token_ids.shape[1]
-        verdict, ran = verify_and_report(
-            proposal.token_ids,
-            proposal.logits,
-            logits,
-            [s.rule for s in scored],
-            sampling,
-            round_uniforms(seeds, positions, length),
-            draft_lengths=torch.tensor(proposal.lengths, device=self._device),
-            places=[s.place for s in scored],
-            vocab_size=self._vocab_size,
-        )
-        # The verdict is on the host, whatever device judged.
-        packed = [
-            verdict.accepted[:, None],
-            verdict.next_token[:, None],
-            verdict.deferred,
-            proposal.token_ids.cpu(),
-        ]
-        blocks = []
-        for drafted, (accepted, token, *rest) in zip(proposal.lengths, torch.cat(packed, 1).tolist(), strict=True):
-            deferred, draft = rest[:drafted], rest[length:]
-            blocks.append(Block([*draft[:accepted], token], drafted, [bool(d) for d in deferred], str(ran)))
-        return blocks
+        try:
+            blocks = judge(scored, vocab_size=self._vocab_size)
+        except LogitsError as error:
+            log.error("%s", error)
+            return self._verify(self._without_broken(scored, error))
+        add_log_probs(scored, blocks, vocab_size=self._vocab_size)
+        return list(zip(scored.sequences, blocks, strict=True))
+
+    def _without_broken(self, scored: Scored, error: LogitsError) -> Scored:
+        """A row of NaN ends its own request if it is the target's, and costs a draft if it is the drafter's."""
+        if error.whose == "draft":
+            if not self.policy.paused:
+                self._drafter_failed()
+            return scored.leave_undrafted(error.sequence)
+        broken = scored.sequences[error.sequence]
+        self.finish(broken, FinishReason.ERROR, error="the model's logits make no distribution")
+        return scored.leave_out(error.sequence)
+
+    def _observe(self, batch: list[Sequence], scored: Scored, watch: Stopwatch) -> None:
+        """Count the round and its seconds, before a last chunk takes a request's statistics away."""
+        # The time to commit is known when the round is over: it counts with the next.
+        watch.timings.host += self._commit_seconds
+        for sequence in self.scheduler.running:
+            # Not of `batch`: those that `_verify` ended have sent their statistics.
+            sequence.statistics.seconds.add(watch.timings)
+        with self._statistics_lock:
+            self._statistics.num_rounds += 1
+            self._statistics.seconds.add(watch.timings)
+        costs, lengths = self.policy.costs, scored.proposal.lengths
+        rows = len(lengths) + sum(lengths)
+        costs.score.add(scored.num_tokens, watch.timings.score)
+        if rows == scored.num_tokens and len(lengths) == len(batch):
+            # Rounds with prompt tokens in them would tell the drafter's steps too dear.
+            costs.verify.add(rows, watch.timings.verify)
+            if steps := max(lengths):
+                costs.draft.add(sum(lengths) / steps, watch.timings.draft / steps)
 
     def _commit(self, sequence: Sequence, block: Block) -> None:
         """Append what stands, roll both caches back to it, count it, and send it."""
@@ -195,22 +203,23 @@ class DecodingLoop:
         self.target.truncate(sequence.slot, len(sequence.token_ids) - 1)
         if self.drafter is not None:
             self.drafter.truncate(sequence.slot, len(sequence.token_ids) - 1)
-        sources = block.sources[: len(kept)]
+        sources, log_probs = block.sources[: len(kept)], block.log_probs[: len(kept)]
         _count(sequence, block, sources)
+        if block.drafted:
+            self.policy.observe(sequence, block.drafted, block.accepted)
         if reason is None:
-            sequence.emit(kept, sources, None)
+            sequence.emit(kept, sources, None, log_probs=log_probs)
         else:
-            self.finish(sequence, reason, kept, sources)
+            self._release(sequence)
+            self._report(sequence, reason, kept, sources, log_probs)
 
-    def finish(
-        self,
-        sequence: Sequence,
-        reason: FinishReason,
-        token_ids: Seq[int] = (),
-        sources: Seq[TokenSource] = (),
-        error: str | None = None,
-    ) -> None:
-        """Free a live sequence's slot and send its last chunk."""
+    def finish(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> None:
+        """End a live request with what it has sent."""
+        self._release(sequence)
+        self._report(sequence, reason, error=error)
+
+    def _release(self, sequence: Sequence) -> None:
+        """Free a live sequence's slot in both caches."""
         source, destination = self.scheduler.release(sequence)
         for model in (self.target, self.drafter):
             if model is None:
@@ -218,19 +227,6 @@ class DecodingLoop:
             if source != destination:
                 model.move(source, destination)
             model.truncate(source, 0)
-        self._report(sequence, reason, token_ids, sources, error)
-
-    def statistics(self) -> EngineStatistics:
-        """A copy of the totals over the ended requests; may be taken by any thread."""
-        with self._statistics_lock:
-            return deepcopy(self._statistics)
-
-    def abandon(self, reason: FinishReason, error: str | None = None) -> None:
-        """End everything that runs; at close, what waits too."""
-        for sequence in reversed(list(self.scheduler.running)):
-            self.finish(sequence, reason, error=error)
-        for sequence in self.scheduler.drop_waiting(everything=reason is FinishReason.CANCELLED):
-            self._report(sequence, reason)
 
     def _report(
         self,
@@ -238,11 +234,37 @@ class DecodingLoop:
         reason: FinishReason,
         token_ids: Seq[int] = (),
         sources: Seq[TokenSource] = (),
+        log_probs: Seq[float] = (),
         error: str | None = None,
     ) -> None:
+        """Count an ended request and send its last chunk."""
+        self.policy.forget(sequence)
         with self._statistics_lock:
             self._statistics.add(reason.value, sequence.statistics)
-        sequence.emit(list(token_ids), list(sources), reason, error)
+        sequence.emit(list(token_ids), list(sources), reason, log_probs=list(log_probs), error=error)
+
+    def abandon(self, reason: FinishReason, error: str | None = None) -> None:
+        """End everything that runs; at close, what waits too."""
+        for sequence in reversed(list(self.scheduler.running)):
+            try:
+                self._release(sequence)
+            except Exception:  # a device that has failed for good refuses this too, and the client must hear of it
+                log.exception("a slot could not be emptied")
+            self._report(sequence, reason, error=error)
+        for sequence in self.scheduler.drop_waiting(everything=reason is FinishReason.CANCELLED):
+            self._report(sequence, sequence.end_reason or reason)
+
+    def statistics(self) -> EngineStatistics:
+        """A copy of the totals over the ended requests; may be taken by any thread."""
+        with self._statistics_lock:
+            copy = deepcopy(self._statistics)
+        copy.cost_ratio = self.policy.costs.ratio
+        return copy
+
+    def reset_statistics(self) -> None:
+        """Begin to count anew: what ran so far was no client's."""
+        with self._statistics_lock:
+            self._statistics = EngineStatistics()
 
 
 def _count(sequence: Sequence, block: Block, sources: list[TokenSource]) -> None:
@@ -270,4 +292,4 @@ def _padded(logits: Tensor, rows: list[int]) -> Tensor:
     for count in rows:
         index.append([start + min(k, count - 1) for k in range(longest)])
         start += count
-    return logits[torch.tensor(index, device=logits.device)]
+    return logits[to_device(index, torch.long, logits.device)]

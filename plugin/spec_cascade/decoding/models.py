@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+
+from spec_cascade.verify import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as Seq
@@ -23,11 +25,13 @@ class Feed:
         slot: The sequence's slot in the KV cache.
         token_ids: Tokens to append; their keys and values stay in the cache.
         rows: How many of the last positions' logits are wanted.
+        drafted: Further tokens, behind ``token_ids``, that are on the device only, ``[n]``; None is none.
     """
 
     slot: int
     token_ids: Seq[int]
     rows: int
+    drafted: Tensor | None = None
 
 
 class LanguageModel(Protocol):
@@ -62,11 +66,13 @@ class Proposal:
         token_ids: ``[B, K]``, padded with 0 beyond each sequence's length.
         logits: The drafter's raw logits, ``[B, K, V]``; None for one-hot proposals.
         lengths: Drafted tokens of each sequence, B of them; 0 is a plain decoding step.
+        argmax: The tokens are the argmax of their rows whatever the temperature: q is one-hot, gates are not.
     """
 
     token_ids: Tensor
     logits: Tensor | None
     lengths: list[int]
+    argmax: bool = False
 
     @classmethod
     def empty(cls, batch: int, device: torch.device) -> Proposal:
@@ -77,16 +83,23 @@ class Proposal:
         """The proposals of some of the sequences."""
         if len(index) == len(self.lengths):
             return self
-        rows = torch.tensor(index, dtype=torch.long, device=self.token_ids.device)
+        rows = to_device(index, torch.long, self.token_ids.device)
         logits = None if self.logits is None else self.logits[rows]
-        return Proposal(self.token_ids[rows], logits, [self.lengths[i] for i in index])
+        return Proposal(self.token_ids[rows], logits, [self.lengths[i] for i in index], self.argmax)
+
+    def without(self, b: int) -> Proposal:
+        """The same without the draft of one sequence."""
+        return replace(self, lengths=[0 if i == b else length for i, length in enumerate(self.lengths)])
 
 
 class Drafter(Protocol):
     """Proposes tokens; what it caches follows the sequences by slot."""
 
     def propose(self, sequences: Seq[Sequence], lengths: Seq[int]) -> Proposal:
-        """Draft up to ``lengths[b]`` tokens for each sequence; may draft fewer, and uses the round to catch up."""
+        """Draft up to ``lengths[b]`` tokens for each sequence; may draft fewer.
+
+        Sequences that speculate without drafting in this round use it to catch up; the others are left alone.
+        """
 
     def truncate(self, slot: int, length: int) -> None:
         """As `LanguageModel.truncate`."""

@@ -66,9 +66,9 @@ class Scheduler:
                 self.running.append(sequence)
 
     def drop_waiting(self, *, everything: bool = False) -> list[Sequence]:
-        """Remove and return the waiting sequences that were cancelled, or all of them."""
+        """Remove and return the waiting sequences that must end, or all of them."""
         with self._changed:
-            dropped = [s for s in self._waiting if everything or s.cancelled.is_set()]
+            dropped = [s for s in self._waiting if everything or s.end_reason is not None]
             for sequence in dropped:
                 self._waiting.remove(sequence)
         return dropped

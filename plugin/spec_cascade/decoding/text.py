@@ -9,6 +9,8 @@ that of fewer. The stable text is the decoded text without what may still change
   run into replacement characters, so a run is sent when it has ended;
 * a suffix that a stop string begins with.
 
+A stop string counts where it is completed by a token behind the first ``min_tokens``; it may begin among them.
+
 Nothing is kept between calls, so whoever holds the tokens can ask, in whatever process.
 
 The cost of a piece does not grow with the output: only a window at its end is decoded. A window starts at a token whose
@@ -38,10 +40,12 @@ class OutputText:
     Attributes:
         tokenizer: The model's.
         stop_strings: The text ends before the first of these.
+        min_tokens: Tokens whose text may have stop strings in it.
     """
 
     tokenizer: Tokenizer
     stop_strings: tuple[str, ...] = ()
+    min_tokens: int = 0
 
     def stable_text(self, output_ids: Sequence[int]) -> str:
         """The text so far that no further token can change."""
@@ -68,18 +72,19 @@ class OutputText:
         """How many of the last ``num_new`` tokens to keep, if one of them completes a stop string: up to that one."""
         before = len(output_ids) - num_new
         start = self._window(output_ids, before)
-        if not self._stops(self._settled(output_ids, start, len(output_ids))):
+        if not self._stops(output_ids, start, len(output_ids)):
             return None
         ends = range(before + 1, len(output_ids) + 1)
-        return next(i - before for i in ends if self._stops(self._settled(output_ids, start, i)))
+        return next(i - before for i in ends if self._stops(output_ids, start, i))
 
     def _stable(self, ids: Sequence[int], start: int, end: int) -> str:
         text = self._settled(ids, start, end)
-        cut = self._cut_at_stop(text)
-        return cut if len(cut) < len(text) else text[: len(text) - self._held_back(text)]
+        stop = self._first_stop(text, ids, start, end)
+        return text[: len(text) - self._held_back(text)] if stop is None else text[:stop]
 
     def _final(self, ids: Sequence[int], start: int) -> str:
-        return self._cut_at_stop(self.tokenizer.decode(ids[start:]))
+        text = self.tokenizer.decode(ids[start:])
+        return text[: self._first_stop(text, ids, start, len(ids))]
 
     def _settled(self, ids: Sequence[int], start: int, end: int) -> str:
         """The decoded text of ``ids[start:end]`` without characters that may be unfinished."""
@@ -113,12 +118,16 @@ class OutputText:
             end -= 1
         return end
 
-    def _stops(self, text: str) -> bool:
-        return any(stop in text for stop in self.stop_strings)
+    def _stops(self, ids: Sequence[int], start: int, end: int) -> bool:
+        return self._first_stop(self._settled(ids, start, end), ids, start, end) is not None
 
-    def _cut_at_stop(self, text: str) -> str:
-        starts = [start for stop in self.stop_strings if (start := text.find(stop)) >= 0]
-        return text[: min(starts)] if starts else text
+    def _first_stop(self, text: str, ids: Sequence[int], start: int, end: int) -> int | None:
+        """Where the first stop string begins in ``text``, which is that of ``ids[start:end]``."""
+        if not self.stop_strings or end <= self.min_tokens:
+            return None
+        exempt = len(self._settled(ids, start, self.min_tokens)) if start < self.min_tokens else 0
+        places = (text.find(stop, max(0, exempt - len(stop) + 1)) for stop in self.stop_strings)
+        return min((place for place in places if place >= 0), default=None)
 
     def _held_back(self, text: str) -> int:
         """Length of the longest suffix that a stop string begins with."""
@@ -130,11 +139,11 @@ class OutputText:
 
 
 def stop_cut(
-    tokenizer: Tokenizer, output_ids: Sequence[int], num_new: int, stop_strings: tuple[str, ...]
+    tokenizer: Tokenizer, output_ids: Sequence[int], num_new: int, stop_strings: tuple[str, ...], min_tokens: int = 0
 ) -> int | None:
     """How many of the last ``num_new`` of ``output_ids`` to keep when one of them completes a stop string.
 
     The token that completes it is kept, so that the text can be cut exactly before the stop string. None where no stop
-    string is complete.
+    string is complete, or only such as the first ``min_tokens`` tokens complete.
     """
-    return OutputText(tokenizer, stop_strings).stop_cut(output_ids, num_new) if stop_strings else None
+    return OutputText(tokenizer, stop_strings, min_tokens).stop_cut(output_ids, num_new) if stop_strings else None

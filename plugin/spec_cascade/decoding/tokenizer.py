@@ -146,6 +146,18 @@ class Tokenizer:
         return [(step["type"], step) for step in steps]
 
 
+def bad_word_sequences(tokenizer: Tokenizer, word: str) -> tuple[tuple[int, ...], ...]:
+    """The token sequences that write a word: at the start of a text, and after a space (as vLLM takes bad words).
+
+    Spaces in front of the word make no difference. Other spellings go free: in capitals, glued to what stands before,
+    or cut into tokens otherwise than the tokenizer would cut it.
+    """
+    bare = word.lstrip(" ")
+    texts = (bare, f" {bare}") if bare else (word,)
+    ids = (tuple(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+    return tuple(dict.fromkeys(filter(None, ids)))
+
+
 def _is_local(kind: str, settings: Mapping[str, Any]) -> bool:
     """Whether a decoding step looks at each token alone, or at most at whether it is the first."""
     if kind == "Replace":

@@ -18,7 +18,7 @@ from spec_cascade.errors import EngineError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FORMAT = 1
+FORMAT = 2
 FILE_NAME = "manifest.json"
 _CHUNK = 1 << 22
 
@@ -52,13 +52,29 @@ class DrafterEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledEntry:
+    """What the compiled models, ``compiled.pt2`` beside each, run on.
+
+    Attributes:
+        processor: Architecture and instruction sets of the machine that compiled them.
+        torch: Version of torch that did.
+    """
+
+    processor: str
+    torch: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineDefaults:
     """What the engine does when a request says nothing, and what it accepts; lengths in tokens.
 
     Attributes:
         rule: Deferral rule in `parse_rule` syntax.
-        draft_length: K of a request that names none.
+        draft_length: K of a request that names none; -1 picks it round by round.
         max_draft_length: Largest K.
+        fallback: Whether that K gives way to plain decoding while drafts do not pay.
+        draft_mode: What a model drafts: ``sampled`` tokens, or the ``argmax`` of its rows.
+        draft_confidence: A model's draft ends where max q~ falls below this; 0 never ends one early.
         max_batch_size: Requests decoded at a time.
         max_seq_len: Prompt and output of one request.
         max_queue_size: Requests that may wait.
@@ -68,6 +84,9 @@ class EngineDefaults:
     rule: str
     draft_length: int
     max_draft_length: int
+    fallback: bool
+    draft_mode: str
+    draft_confidence: float
     max_batch_size: int
     max_seq_len: int
     max_queue_size: int
@@ -116,6 +135,7 @@ class Manifest:
         engine: Which engine runs it: ``pytorch``.
         target: The target.
         drafter: The drafter.
+        compiled: The compiled models; None where there are none.
         defaults: Defaults and limits.
         vocabulary: The shared vocabulary.
         files: Content of every file, by POSIX path relative to the directory.
@@ -128,6 +148,7 @@ class Manifest:
     engine: str
     target: TargetEntry
     drafter: DrafterEntry
+    compiled: CompiledEntry | None
     defaults: EngineDefaults
     vocabulary: Vocabulary
     files: dict[str, FileEntry]

@@ -24,7 +24,7 @@ class EngineLimits:
         max_queue_size: Requests that may wait; one more is refused with `QueueFullError`.
         vocab_size: Token ids are below this.
         default_rule: The rule of a request that names none.
-        default_draft_length: The K of a request that names none.
+        default_draft_length: The K of a request that names none; `decoding.request.AUTO` picks it round by round.
     """
 
     max_batch_size: int

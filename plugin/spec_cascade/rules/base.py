@@ -119,6 +119,18 @@ class DeferralRule(ABC):
         """The numbers that go with `kernel_code`: the rule's numeric parameters in order, at most 2."""
         return tuple(float(getattr(self, f)) for f in ranges(type(self))) if self.kernel_code is not None else ()
 
+    @property
+    def parameters(self) -> dict[str, object]:
+        """The plain parameters by name, those of a guarded rule among them; `str` alone tells combinations apart."""
+        found: dict[str, object] = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, DeferralRule):
+                found |= value.parameters
+            elif isinstance(value, (bool, int, float, str)):
+                found[field.name] = value
+        return found
+
     def __str__(self) -> str:
         """The rule in `parse_rule` syntax."""
         from spec_cascade.rules.registry import spelling

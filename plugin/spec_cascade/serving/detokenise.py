@@ -33,7 +33,8 @@ def to_text(fields: Fields, tokenizer: Tokenizer) -> dict[str, Any]:
     ids: list[int] = fields["output_ids"]  # type: ignore[assignment]
     num_new: int = fields["num_output_tokens"]  # type: ignore[assignment]
     final = bool(fields["finish_reason"])
-    output = OutputText(tokenizer, tuple(fields.get("stop_strings", ())))  # type: ignore[arg-type]
+    stop_strings: tuple[str, ...] = tuple(fields.get("stop_strings", ()))  # type: ignore[arg-type]
+    output = OutputText(tokenizer, stop_strings, int(fields.get("stop_strings_after", 0)))  # type: ignore[arg-type]
     values: dict[str, Any] = {name: fields[name] for name in _PASSED_ON if name in fields}
     values["token_ids"] = ids[len(ids) - num_new :]
     if "token_sources" in fields:

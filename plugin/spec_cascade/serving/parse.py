@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     Fields = dict[str, Value]
 
 MAX_NAME_LENGTH = 80
-MAX_STOP_WORDS = 64
-MAX_STOP_WORD_LENGTH = 1000
+MAX_WORDS = 64
+MAX_WORD_LENGTH = 1000
 _NUMBERS = {wire.INT32: (-(2**31), 2**31), wire.UINT64: (0, 2**64)}
 
 
@@ -91,24 +91,27 @@ def parse_cascade_request(fields: Fields) -> CascadeRequest:
     prompt_ids = _list(fields, "input_ids")
     if not prompt_ids:
         raise ConfigError("input_ids", prompt_ids, "at least one token")
-    stop_strings = _stop_strings(fields)
     ignore_eos, stop_token_ids = _end(fields)
     sampling = SamplingParams(
-        **_present(fields, "max_tokens", "temperature", "top_k", "min_p"),
+        **_present(fields, "max_tokens", "min_tokens", "temperature", "top_k", "min_p"),
+        **_present(fields, "repetition_penalty", "presence_penalty", "frequency_penalty"),
         # 0 asks for nothing, as it does in TensorRT-LLM.
         top_p=float(_scalar(fields, "top_p", 1.0)) or 1.0,
         seed=int(_scalar(fields, "seed", secrets.randbits(64))),
         stop_token_ids=stop_token_ids,
-        stop_strings=stop_strings,
+        stop_strings=_words(fields, "stop_words"),
+        bad_words=_words(fields, "bad_words"),
         ignore_eos=ignore_eos,
+        log_probs=bool(_scalar(fields, "return_log_probs", False)),
     )
-    _check_min_tokens(fields, sampling)
     return CascadeRequest(
         generation=GenerationRequest(
             prompt_ids=tuple(int(token) for token in prompt_ids),
             sampling=sampling,
             rule=_rule(fields),
-            **_present(fields, "draft_length"),
+            # Who names a seed wants the same output again, whatever the server measures meanwhile.
+            reproducible="seed" in fields,
+            **_present(fields, "draft_length", "timeout_ms"),
         ),
         stream=bool(_scalar(fields, "stream", False)),
         return_token_sources=bool(_scalar(fields, "return_token_sources", False)),
@@ -181,11 +184,10 @@ def _present(fields: Fields, *names: str) -> dict[str, Any]:
     return {name: fields[name] for name in names if name in fields}
 
 
-def _stop_strings(fields: Fields) -> tuple[str, ...]:
-    words = tuple(str(word) for word in _list(fields, "stop_words") if word)
-    if len(words) > MAX_STOP_WORDS or any(len(word) > MAX_STOP_WORD_LENGTH for word in words):
-        allowed = f"at most {MAX_STOP_WORDS} strings of at most {MAX_STOP_WORD_LENGTH} characters"
-        raise ConfigError("stop_words", words, allowed)
+def _words(fields: Fields, name: str) -> tuple[str, ...]:
+    words = tuple(str(word) for word in _list(fields, name) if word)
+    if len(words) > MAX_WORDS or any(len(word) > MAX_WORD_LENGTH for word in words):
+        raise ConfigError(name, words, f"at most {MAX_WORDS} strings of at most {MAX_WORD_LENGTH} characters")
     return words
 
 
@@ -198,14 +200,6 @@ def _end(fields: Fields) -> tuple[bool, tuple[int, ...]]:
     if end_id < -1:
         raise ConfigError("end_id", end_id, "a token id, or -1 to go on past the model's end token")
     return ignore_eos or end_id == -1, (end_id,) if end_id >= 0 else ()
-
-
-def _check_min_tokens(fields: Fields, sampling: SamplingParams) -> None:
-    fewest = int(_scalar(fields, "min_tokens", 0))
-    nothing_ends_it = sampling.ignore_eos and not sampling.stop_strings and not sampling.stop_token_ids
-    most = sampling.max_tokens if nothing_ends_it else 1
-    if not 0 <= fewest <= most:
-        raise ConfigError("min_tokens", fewest, "0 or 1; with ignore_eos and nothing else that stops, up to max_tokens")
 
 
 def _rule(fields: Fields) -> DeferralRule | None:

@@ -29,6 +29,7 @@ _NUMPY = {
     wire.FP32: np.float32,
     wire.STRING: np.object_,
 }
+_LEAST = float(np.finfo(np.float32).min)
 
 
 @dataclass(slots=True)
@@ -40,6 +41,7 @@ class ResponseBuilder:
         output_ids: All output tokens so far.
         num_sent: Those among them that earlier responses had.
         sources: Who wrote those that no response had yet.
+        log_probs: The log-probs of those.
         num_responses: Responses so far.
     """
 
@@ -47,14 +49,18 @@ class ResponseBuilder:
     output_ids: array[int] = field(default_factory=lambda: array("i"))
     num_sent: int = 0
     sources: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
     num_responses: int = 0
 
     def add(self, output: RoundOutput) -> dict[str, Any] | None:
         """Take a round's output; return a response's values if one is due."""
         self.output_ids.extend(output.token_ids)
         self.sources.extend(int(source) for source in output.sources)
+        # A rule may keep a token of which the target's probability is 0, and JSON knows no infinity.
+        self.log_probs.extend(max(log_prob, _LEAST) for log_prob in output.log_probs)
         if not self.request.stream and output.finish_reason is None:
             return None
+        sampling = self.request.generation.sampling
         values: dict[str, Any] = {
             "output_ids": self.output_ids[:],
             "num_input_tokens": len(self.request.generation.prompt_ids),
@@ -64,15 +70,18 @@ class ResponseBuilder:
         }
         if self.request.return_token_sources:
             values["token_sources"] = self.sources
-        if self.request.generation.sampling.stop_strings:
-            values["stop_strings"] = self.request.generation.sampling.stop_strings
+        if sampling.log_probs:
+            values["output_log_probs"] = self.log_probs
+        if sampling.stop_strings:
+            values["stop_strings"] = sampling.stop_strings
+            values["stop_strings_after"] = sampling.min_tokens
         if self.request.prompt_text and self.num_responses == 0:
             values["prompt_text"] = self.request.prompt_text
         if self.request.request_token:
             values["request_token"] = self.request.request_token
         if output.statistics is not None:
-            values |= _statistics(output.statistics, seed=self.request.generation.sampling.seed)
-        self.num_sent, self.sources = len(self.output_ids), []
+            values |= _statistics(output.statistics, seed=sampling.seed)
+        self.num_sent, self.sources, self.log_probs = len(self.output_ids), [], []
         self.num_responses += 1
         return values
 

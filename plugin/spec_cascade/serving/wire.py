@@ -101,7 +101,13 @@ GENERATION_INPUTS = (
         default="1.0",
     ),
     _input("min_p", FP32, "Drop tokens less likely than this times the most likely one, in [0, 1).", default="0.0"),
-    _input("seed", UINT64, "The same seed gives the same output; cascade_stats says which one ran.", default="random"),
+    _input(
+        "seed",
+        UINT64,
+        "The same seed gives the same output, and a draft length that no measurement changes; "
+        "cascade_stats says which seed ran.",
+        default="random",
+    ),
     _input("random_seed", UINT64, "Another name of seed.", alias_of="seed"),
     _input(
         "stop_words",
@@ -123,7 +129,7 @@ GENERATION_INPUTS = (
     _input(
         "draft_length",
         INT32,
-        "Most tokens to draft per round, >= 0; 0 is plain decoding by the target.",
+        "Most tokens to draft per round, >= 0; 0 is plain decoding by the target, -1 lets the engine pick.",
         default="the engine's",
     ),
     _input("num_draft_tokens", INT32, "Another name of draft_length.", alias_of="draft_length"),
@@ -135,17 +141,40 @@ GENERATION_INPUTS = (
     _input(
         "min_tokens",
         INT32,
-        "Fewest tokens to emit: 0 or 1; with ignore_eos and without stop words, up to max_tokens.",
+        "Tokens before which neither an end token nor a stop word ends the output, in [0, max_tokens].",
         default="0",
     ),
-    _unsupported("bad_words", STRING, "Strings that the output must not have.", "", is_list=True),
-    _unsupported("repetition_penalty", FP32, "Penalty on tokens that occurred.", 1.0),
-    _unsupported("presence_penalty", FP32, "Penalty on tokens that occurred.", 0.0),
-    _unsupported("frequency_penalty", FP32, "Penalty on tokens that occurred often.", 0.0),
+    _input(
+        "bad_words",
+        STRING,
+        "The output has none of these strings, as the tokenizer writes them at the start of a text and after a space; "
+        "empty ones are left out.",
+        is_list=True,
+        default="none",
+    ),
+    _input(
+        "repetition_penalty",
+        FP32,
+        "Divides the logits of tokens in prompt and output, multiplies negative ones; > 0, 1 is none.",
+        default="1.0",
+    ),
+    _input(
+        "presence_penalty",
+        FP32,
+        "Subtracted from the logits of tokens in the output, in [-2, 2]. (TensorRT-LLM: in the prompt too.)",
+        default="0.0",
+    ),
+    _input(
+        "frequency_penalty",
+        FP32,
+        "Subtracted as often as the token stands in the output, in [-2, 2]. (TensorRT-LLM: and in the prompt.)",
+        default="0.0",
+    ),
+    _input("return_log_probs", BOOL, "Send output_log_probs.", default="false"),
+    _input("timeout_ms", INT32, "Milliseconds after which the request ends with what it has, >= 1.", default="none"),
     _unsupported("length_penalty", FP32, "Preference of beam search.", 0.0, 1.0),
     _unsupported("beam_width", INT32, "Beams.", 1),
     _unsupported("num_return_sequences", INT32, "Outputs for one prompt.", 1),
-    _unsupported("return_log_probs", BOOL, "Log probabilities of the output.", False),
     _unsupported("return_context_logits", BOOL, "Logits of the prompt.", False),
     _unsupported("return_generation_logits", BOOL, "Logits of the output.", False),
     _unsupported("guided_decoding_guide_type", STRING, "Constrained decoding.", ""),
@@ -156,9 +185,20 @@ ROUND_OUTPUTS = (
     Field(
         name="token_sources", datatype=INT32, is_list=True, meaning="Who wrote each token: the values of TokenSource."
     ),
+    Field(
+        name="output_log_probs",
+        datatype=FP32,
+        is_list=True,
+        meaning="Of each new token, whoever wrote it, the log of the target's probability: at temperature 1, without "
+        "truncation, after penalties; where return_log_probs asked.",
+    ),
     Field(name="num_input_tokens", datatype=INT32, meaning="Tokens of the prompt."),
     Field(name="num_output_tokens", datatype=INT32, meaning="New tokens in this response."),
-    Field(name="finish_reason", datatype=STRING, meaning="stop or length in the last response, before that empty."),
+    Field(
+        name="finish_reason",
+        datatype=STRING,
+        meaning="stop, length or timeout in the last response, before that empty.",
+    ),
     Field(name="response_index", datatype=INT32, meaning="Number of this response within its request, from 0."),
     Field(name="acceptance_rate", datatype=FP32, meaning="Accepted over drafted tokens; in the last response."),
     Field(name="total_accepted_draft_tokens", datatype=INT32, meaning="Drafted tokens emitted; in the last response."),
@@ -194,6 +234,11 @@ INPUT_IDS = Field(
 )
 OUTPUT_IDS = Field(name="output_ids", datatype=INT32, is_list=True, meaning="All output tokens so far.")
 STOP_STRINGS = Field(name="stop_strings", datatype=STRING, is_list=True, meaning="stop_words without empty ones.")
+STOP_STRINGS_AFTER = Field(
+    name="stop_strings_after",
+    datatype=INT32,
+    meaning="Output tokens whose text may have stop strings in it: min_tokens.",
+)
 
 ERROR_MESSAGE = Field(name="error_message", datatype=STRING, meaning="Why the request ended; comes alone.")
 ERROR_STATUS = Field(name="error_status", datatype=STRING, meaning="Triton's name of the error's status.")
@@ -203,6 +248,7 @@ CASCADE_INPUTS = (INPUT_IDS, PROMPT_TEXT, REQUEST_TOKEN, CANCEL_TOKEN, *GENERATI
 CASCADE_OUTPUTS = (
     OUTPUT_IDS,
     STOP_STRINGS,
+    STOP_STRINGS_AFTER,
     PROMPT_TEXT,
     REQUEST_TOKEN,
     ERROR_MESSAGE,

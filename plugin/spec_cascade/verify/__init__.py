@@ -1,10 +1,11 @@
 """Rule + rows -> accepted tokens."""
 
-from spec_cascade.verify.dispatch import Ran, round_uniforms, uniforms, verify, verify_and_report
+from spec_cascade.verify.dispatch import round_uniforms, sample, uniforms, verify
 from spec_cascade.verify.draws import Purpose
-from spec_cascade.verify.reference import Verdict
 from spec_cascade.verify.sampling import BatchSampling, draw
 from spec_cascade.verify.scored import LogitsError
+from spec_cascade.verify.transfer import to_device, to_host
+from spec_cascade.verify.verdict import Ran, Verdict
 
 __all__ = [
     "BatchSampling",
@@ -14,7 +15,9 @@ __all__ = [
     "Verdict",
     "draw",
     "round_uniforms",
+    "sample",
+    "to_device",
+    "to_host",
     "uniforms",
     "verify",
-    "verify_and_report",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
@@ -11,7 +10,8 @@ import torch
 
 from spec_cascade.errors import ConfigError
 from spec_cascade.verify import draws, reference
-from spec_cascade.verify.reference import Verdict
+from spec_cascade.verify.sampling import draw
+from spec_cascade.verify.verdict import Ran, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,22 +25,6 @@ if TYPE_CHECKING:
 
 Backend = Literal["auto", "reference", "fused"]
 _FUSED_TYPES = (torch.float16, torch.bfloat16, torch.float32)
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """Which verifier judged a round; for statistics.
-
-    Attributes:
-        backend: ``fused`` or ``reference``.
-        reason: Why the kernels did not run; empty where they did.
-    """
-
-    backend: Literal["reference", "fused"]
-    reason: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.backend}: {self.reason}" if self.reason else self.backend
 
 
 def verify(
@@ -60,7 +44,8 @@ def verify(
 ) -> Verdict:
     """Decide which drafted tokens stand, and draw the token that follows; see `spec_cascade.verify.reference.verify`.
 
-    The verdict is on the host, whatever ran: of a round on a GPU it is the one copy.
+    The verdict is on the host, drafted tokens included, and names the verifier that ran: of a round on a GPU it is the
+    one copy.
 
     Args:
         draft_tokens: ``[B, K]``.
@@ -81,39 +66,6 @@ def verify(
         ConfigError: ``fused`` was asked for where it cannot run; the message says why.
         ValueError: The widths do not fit.
     """
-    verdict, _ = verify_and_report(
-        draft_tokens,
-        draft_logits,
-        target_logits,
-        rules,
-        sampling,
-        uniforms,
-        draft_lengths=draft_lengths,
-        places=places,
-        vocab_size=vocab_size,
-        argmax_drafts=argmax_drafts,
-        draft_index=draft_index,
-        backend=backend,
-    )
-    return verdict
-
-
-def verify_and_report(
-    draft_tokens: Tensor,
-    draft_logits: Tensor | None,
-    target_logits: Tensor,
-    rules: Sequence[DeferralRule],
-    sampling: BatchSampling,
-    uniforms: Tensor,
-    *,
-    draft_lengths: Tensor | None = None,
-    places: Sequence[Place] | None = None,
-    vocab_size: int | None = None,
-    argmax_drafts: Tensor | None = None,
-    draft_index: Tensor | None = None,
-    backend: Backend = "auto",
-) -> tuple[Verdict, Ran]:
-    """`verify`, and which verifier ran."""
     obstacle = _obstacle(draft_logits, target_logits, draft_index, backend)
     table = None
     if not obstacle:
@@ -123,7 +75,7 @@ def verify_and_report(
     if table is not None:
         from spec_cascade.verify.fused import launch
 
-        packed = launch(
+        return launch(
             draft_tokens,
             draft_logits,
             target_logits,
@@ -133,8 +85,7 @@ def verify_and_report(
             draft_lengths=draft_lengths,
             argmax_drafts=argmax_drafts,
             vocab_size=vocab_size,
-        )
-        return packed.verdict(), Ran("fused")
+        ).verdict()
     verdict = reference.verify(
         draft_tokens,
         draft_logits,
@@ -148,8 +99,39 @@ def verify_and_report(
         argmax_drafts=argmax_drafts,
         draft_index=draft_index,
     )
-    on_host = Verdict(verdict.accepted.cpu(), verdict.next_token.cpu(), verdict.deferred.cpu())
-    return on_host, Ran("reference", obstacle)
+    return verdict.on_host(Ran("reference", obstacle))
+
+
+def sample(
+    logits: Tensor, sampling: BatchSampling, uniforms: Tensor, *, vocab_size: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """One token of each sequence from its own row, left on the device: a step of plain decoding, or of a drafter.
+
+    The kernels do it as a round without drafts, whatever the truncation, and nothing waits for the device. Elsewhere
+    the reference does it, which waits for a GPU where a row is truncated.
+
+    Args:
+        logits: ``[B, V]``.
+        sampling: Sampling parameters of each sequence.
+        uniforms: Numbers in [0, 1), ``[B]``.
+        vocab_size: Tokens that exist; None is all of V.
+
+    Returns:
+        Token ids ``[B]`` that exist, and whether each row makes a distribution, ``[B]``; it does not where it holds
+        NaN, +inf or nothing but -inf, and its token then means nothing.
+    """
+    vocab = logits.shape[-1] if vocab_size is None else vocab_size
+    if _obstacle(None, logits, None, "auto"):
+        logits = logits[:, :vocab]
+        probs = sampling.probs(logits[:, None]).squeeze(1)
+        # What does not exist would end the process in the next embedding, on a GPU.
+        tokens = draw(probs, uniforms).clamp(0, vocab - 1)
+        at = tokens[:, None]
+        return tokens, (logits.gather(-1, at).isfinite() & probs.gather(-1, at).isfinite()).squeeze(-1)
+    from spec_cascade.verify import fused
+
+    tokens, errors = fused.sample(logits, sampling, uniforms, vocab_size=vocab)
+    return tokens.clamp(0, vocab - 1), errors == 0
 
 
 def uniforms(seeds: Tensor, positions: Tensor, purpose: Purpose) -> Tensor:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
+from spec_cascade.verify.transfer import to_device
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -59,7 +61,7 @@ def round_uniforms(seeds: Tensor, positions: Tensor, length: int) -> Tensor:
         length: Drafted tokens, K.
     """
     steps = positions[:, None, None] + torch.arange(length + 1, device=positions.device)[:, None]
-    return _uniforms(seeds[:, None, None], steps, steps.new_tensor((Purpose.ACCEPT, Purpose.DRAW)))
+    return _uniforms(seeds[:, None, None], steps, to_device((Purpose.ACCEPT, Purpose.DRAW), torch.long, steps.device))
 
 
 def _uniforms(seeds: Tensor, positions: Tensor, purposes: Tensor) -> Tensor:
@@ -82,7 +84,9 @@ def philox(even: Tensor, odd: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         Words 0 and 2, and words 1 and 3, of the n results.
     """
     if key.device.type != "cpu":
-        multipliers, weyl = (torch.from_numpy(words).to(key.device) for words in (_MULTIPLIERS, _WEYL))
+        multipliers, weyl = (
+            to_device(torch.from_numpy(words), torch.long, key.device) for words in (_MULTIPLIERS, _WEYL)
+        )
         return _rounds(even, odd, (key + weyl) & _MASK, multipliers, lambda words: words.flip(0))
     # The same arithmetic in numpy, which is several times quicker with a few numbers.
     keys = (key.numpy() + _WEYL) & _MASK

@@ -8,6 +8,7 @@ import torch
 
 from spec_cascade.rules.base import NOWHERE, Place
 from spec_cascade.rules.guards import STRICT
+from spec_cascade.verify.transfer import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,8 +42,8 @@ def rules_of_rows(
         return distinct.setdefault(rule_at(rule, place), len(distinct))
 
     if all(rule.looks_at == "nothing" for rule in rules):
-        which = torch.tensor([[number(rule, NOWHERE)] for rule in rules]).expand(batch, length)
-        return list(distinct), which.to(draft_tokens.device)
+        which = to_device([[number(rule, NOWHERE)] for rule in rules], torch.long, draft_tokens.device)
+        return list(distinct), which.expand(batch, length)
     blocks, block_lengths = draft_tokens.tolist(), lengths.tolist()
     numbers = []
     for b, rule in enumerate(rules):
@@ -52,7 +53,7 @@ def rules_of_rows(
         start = places[b] if places is not None else NOWHERE
         here = [number(rule, place) for place in _places(rule, start, blocks[b][: block_lengths[b]])]
         numbers.append(here + here[-1:] * (length - len(here)))
-    return list(distinct), torch.tensor(numbers, device=draft_tokens.device)
+    return list(distinct), to_device(numbers, torch.long, draft_tokens.device)
 
 
 def _places(rule: DeferralRule, start: Place, block: list[int]) -> list[Place]:

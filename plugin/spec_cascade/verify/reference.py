@@ -6,7 +6,6 @@ one more token: from the residual of the rejected row, or, when the whole block 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +14,7 @@ from spec_cascade.rules.rows import peak
 from spec_cascade.verify.grouping import rules_of_rows
 from spec_cascade.verify.sampling import BatchSampling, draw
 from spec_cascade.verify.scored import ScoredBlocks
+from spec_cascade.verify.verdict import Ran, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,21 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spec_cascade.rules.base import DeferralRule, Place
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What stands of B drafted blocks.
-
-    Attributes:
-        accepted: Drafted tokens that stand, ``[B]``.
-        next_token: The token that follows, ``[B]``: residual if ``accepted`` is below the draft length, else bonus.
-        deferred: Positions, up to and including the first rejected one, at which the rule deferred, boolean ``[B, K]``.
-    """
-
-    accepted: Tensor
-    next_token: Tensor
-    deferred: Tensor
 
 
 def verify(
@@ -116,6 +101,8 @@ def verify(
         accepted=accepted,
         next_token=draw(weights, uniforms[sequence, accepted, 1]),
         deferred=deferred & examined,
+        draft_tokens=draft_tokens,
+        ran=Ran("reference"),
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 
+from spec_cascade.verify.transfer import to_device
 from spec_cascade.verify.truncation import truncated
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class BatchSampling:
     def of(cls, params: Sequence[HasSampling], device: torch.device | str = "cpu") -> BatchSampling:
         """Collect the parameters of the sequences of a batch."""
         rows = [(p.temperature, p.top_k, p.top_p, p.min_p) for p in params]
-        columns = torch.tensor(rows, dtype=torch.float64).view(-1, 4).T.contiguous().to(device)
+        columns = to_device(torch.tensor(rows, dtype=torch.float64).view(-1, 4).T.contiguous(), torch.float64, device)
         batch = cls(columns[0], columns[1].long(), columns[2], columns[3])
         # Fills the cache below: what is known on the host need not be copied back from the device.
         batch.__dict__["traits"] = Traits.of(rows)
@@ -100,18 +101,18 @@ class BatchSampling:
             logits = self._truncated(logits)
         probs = logits.softmax(-1)
         if traits.greedy:
-            rows = list(traits.greedy)
+            rows = to_device(traits.greedy, torch.long, logits.device)
             probs[rows] = one_hot(argmax(logits[rows]), probs)
         return probs
 
     def _truncated(self, logits: Tensor) -> Tensor:
         """Logits with -inf at what top-k, top-p and min-p drop."""
-        rows, repeats = list(self.traits.truncated), logits.shape[1]
+        rows, repeats = to_device(self.traits.truncated, torch.long, logits.device), logits.shape[1]
         whole = len(rows) == self.traits.size
         part = logits if whole else logits[rows]
         limits = (limit[rows].repeat_interleave(repeats) for limit in (self.top_k, self.top_p, self.min_p))
         part = truncated(part.flatten(0, 1), *limits).view_as(part)
-        return part if whole else logits.index_copy(0, torch.tensor(rows, device=logits.device), part)
+        return part if whole else logits.index_copy(0, rows, part)
 
 
 def argmax(row: Tensor) -> Tensor:

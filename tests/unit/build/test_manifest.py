@@ -13,6 +13,7 @@ import pytest
 from spec_cascade.engines.manifest import (
     FILE_NAME,
     FORMAT,
+    CompiledEntry,
     DrafterEntry,
     EngineDefaults,
     FileEntry,
@@ -46,10 +47,14 @@ def manifest(files: dict[str, FileEntry]) -> Manifest:
         engine="pytorch",
         target=TargetEntry(dtype="bfloat16"),
         drafter=DrafterEntry(kind="prompt_lookup", min_ngram=1, max_ngram=3),
+        compiled=CompiledEntry(processor="x86_64 avx2", torch="2"),
         defaults=EngineDefaults(
             rule="strict",
             draft_length=4,
             max_draft_length=8,
+            fallback=True,
+            draft_mode="sampled",
+            draft_confidence=0.0,
             max_batch_size=8,
             max_seq_len=128,
             max_queue_size=16,
@@ -101,7 +106,7 @@ def _with(section: str | None, name: str, value: object) -> Callable[[dict[str, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_with(None, "format", 2), "format 2 is not 1"),
+        (_with(None, "format", 1), "format 1 is not 2"),
         (_without("format"), "manifest has no field 'format'"),
         (_without("key"), "manifest has no field 'key'"),
         (_with(None, "drafters", {}), "unknown field 'drafters' (did you mean 'drafter'?)"),

@@ -55,12 +55,23 @@ def test_options_reach_the_server(serve, run):
     run(
         "Why?", "--url", record.url, "--rule", "chow:alpha=0.5", "--draft-length", "3", "--max-tokens", "9",
         "--temperature", "0.5", "--top-k", "4", "--top-p", "0.5", "--seed", "7", "--stop", "a", "--stop", "b",
+        "--min-tokens", "2", "--repetition-penalty", "1.25", "--timeout-ms", "900",
     )  # fmt: skip
     sent = record.requests[0]
     assert sent["deferral_rule"] == ["chow:alpha=0.5"]
     assert sent["stop_words"] == ["a", "b"]
     numbers = [sent[k][0] for k in ("draft_length", "max_tokens", "temperature", "top_k", "top_p", "seed")]
     assert numbers == [3, 9, 0.5, 4, 0.5, 7]
+    assert [sent[k][0] for k in ("min_tokens", "repetition_penalty", "timeout_ms")] == [2, 1.25, 900]
+
+
+def test_the_draft_length_may_be_left_to_the_server(serve, run):
+    record = serve(*ANSWER)
+    assert run("Why?", "--url", record.url, "--draft-length", "auto").exit_code == 0
+    assert record.requests[0]["draft_length"] == [-1]
+    refused = run("Why?", "--url", record.url, "--draft-length", "most")
+    assert refused.exit_code == 2
+    assert "neither a whole number nor auto" in " ".join(refused.stderr.replace("│", " ").split())
 
 
 def test_color_shows_who_wrote_what_and_keeps_the_terminal_safe(serve, run):

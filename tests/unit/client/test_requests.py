@@ -22,6 +22,9 @@ from spec_cascade_client.address import Address
         (Options(rule="\ud800"), "deferral_rule = .*lone surrogates"),
         (Options(rule=7), "deferral_rule = 7"),
         (Options(stop=("ok", "\udfff")), "stop_words = "),
+        (Options(bad_words=("\udfff",)), "bad_words = "),
+        (Options(repetition_penalty=math.inf), "repetition_penalty = inf: must be a finite number"),
+        (Options(timeout_ms=0.5), "timeout_ms = 0.5: must be an integer of 32 bits"),
     ],
 )
 @pytest.mark.parametrize("protocol", ["http", "grpc"])

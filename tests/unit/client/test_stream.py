@@ -46,6 +46,21 @@ def test_chunks_come_in_order_and_join_to_the_result(serve):
     assert result.statistics.tokens_per_target_call == 2.5
 
 
+def test_each_token_has_its_log_probability_where_the_server_sends_them(serve):
+    first, second = FIRST | {"output_log_probs": [-0.5, -1.25]}, SECOND | {"output_log_probs": [-2.0, -0.125, -8.0]}
+    record = serve(Send(first), Send(second), Send(LAST | {"output_log_probs": []}, final=True))
+    with Client(record.url) as client, client.stream("Why?", Options(log_probs=True)) as stream:
+        assert [c.log_probs for c in stream] == [(-0.5, -1.25), (-2.0, -0.125, -8.0), ()]
+        assert stream.result().log_probs == (-0.5, -1.25, -2.0, -0.125, -8.0)
+
+
+def test_a_request_that_ran_out_of_time_ends_with_what_there_is(serve):
+    record = serve(Send(FIRST), Send(LAST | {"response_index": [1], "finish_reason": ["timeout"]}, final=True))
+    with Client(record.url) as client:
+        result = client.stream("Why?", Options(timeout_ms=100)).result()
+    assert (result.text, result.finish_reason) == (" Die", "timeout")
+
+
 def test_text_is_credited_to_the_token_that_released_it(serve):
     record = serve(Send(SECOND | {"response_index": [0]}), Send(LAST | {"response_index": [1]}, final=True))
     with Client(record.url) as client:
@@ -92,7 +107,8 @@ def test_options_travel_as_named_tensors_and_the_rest_is_left_to_the_server(serv
     record = serve(Send(FIRST | {"finish_reason": ["stop"]}, final=True))
     options = Options(
         rule="opt:alpha=0.5", draft_length=3, max_tokens=7, temperature=0.5, top_k=9, top_p=0.75, min_p=0.125,
-        seed=2**64 - 1, stop=("\n\n", "字"), ignore_eos=True,
+        seed=2**64 - 1, stop=("\n\n", "字"), ignore_eos=True, min_tokens=2, repetition_penalty=1.25,
+        presence_penalty=-0.5, frequency_penalty=0.5, bad_words=("ü",), log_probs=True, timeout_ms=900,
     )  # fmt: skip
     with Client(record.url) as client:
         client.chat(CHAT, options)
@@ -108,6 +124,13 @@ def test_options_travel_as_named_tensors_and_the_rest_is_left_to_the_server(serv
         "top_p": [0.75],
         "min_p": [0.125],
         "seed": [2**64 - 1],
+        "min_tokens": [2],
+        "repetition_penalty": [1.25],
+        "presence_penalty": [-0.5],
+        "frequency_penalty": [0.5],
+        "bad_words": ["ü"],
+        "return_log_probs": [True],
+        "timeout_ms": [900],
         "stop_words": ["\n\n", "字"],
         "ignore_eos": [True],
         "return_token_sources": [True],

@@ -6,11 +6,12 @@ from dataclasses import fields
 
 import pytest
 
-from spec_cascade.decoding.request import FinishReason
+from spec_cascade.decoding.request import AUTO, FinishReason
 from spec_cascade.decoding.request import TokenSource as ServerTokenSource
 from spec_cascade.decoding.statistics import RequestStatistics
 from spec_cascade.serving import wire
 from spec_cascade_client import Options, Statistics, TokenSource
+from spec_cascade_client.options import AUTO as CLIENT_AUTO
 from spec_cascade_client.wire import request_tensors
 
 DATATYPES = {"BYTES": wire.STRING, "INT32": wire.INT32, "UINT64": wire.UINT64, "FP32": wire.FP32, "BOOL": wire.BOOL}
@@ -18,7 +19,8 @@ INPUTS = {field.name: field for field in wire.ENSEMBLE_INPUTS}
 OUTPUTS = {field.name: field for field in wire.ENSEMBLE_OUTPUTS}
 EVERYTHING = Options(
     rule="strict", draft_length=1, max_tokens=1, temperature=1, top_k=1, top_p=1, min_p=0, seed=1, stop=("a", "b"),
-    ignore_eos=True, token_sources=True,
+    ignore_eos=True, token_sources=True, log_probs=True, timeout_ms=1, bad_words=("c",), min_tokens=1,
+    repetition_penalty=1.5, presence_penalty=1, frequency_penalty=1,
 )  # fmt: skip
 
 
@@ -42,6 +44,7 @@ def test_every_option_is_sent():
         ("token_ids", wire.INT32, True),
         ("token_sources", wire.INT32, True),
         ("token_texts", wire.STRING, True),
+        ("output_log_probs", wire.FP32, True),
         ("finish_reason", wire.STRING, False),
         ("response_index", wire.INT32, False),
         ("cascade_stats", wire.STRING, False),
@@ -56,13 +59,18 @@ def test_token_sources_mean_the_same_on_both_sides():
     assert {source.name: source.value for source in TokenSource} == {s.name: s.value for s in ServerTokenSource}
 
 
+def test_an_automatic_draft_length_means_the_same_on_both_sides():
+    assert CLIENT_AUTO == AUTO
+
+
 def test_the_client_reads_every_count_that_the_server_sends():
     sent = RequestStatistics(rule="opt", num_draft_tokens=4, acceptance_histogram=[1, 2]).as_dict()
     assert {field.name for field in fields(Statistics)} >= set(sent)
     read = Statistics.from_dict(sent)
     assert read.acceptance_histogram == (1, 2)
     assert read.num_draft_tokens == 4
+    assert hash(read) == hash(Statistics.from_dict(sent | {"seconds": {"draft": 1.0}}))
 
 
 def test_the_documented_finish_reasons_exist():
-    assert {"stop", "length", "cancelled"} <= {reason.value for reason in FinishReason}
+    assert {"stop", "length", "timeout", "cancelled"} <= {reason.value for reason in FinishReason}

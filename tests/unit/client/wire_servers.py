@@ -22,6 +22,7 @@ DATATYPES = {
     "token_ids": "INT32",
     "token_sources": "INT32",
     "response_index": "INT32",
+    "output_log_probs": "FP32",
 }
 NUMPY = {"INT32": np.int32, "UINT64": np.uint64, "FP32": np.float32, "BOOL": np.bool_}
 # What Triton 2.51 makes of a model's error: over HTTP always the same status, over gRPC the model's.

@@ -2,95 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
-import torch
 
-from spec_cascade.decoding.loop import DecodingLoop
-from spec_cascade.decoding.request import FinishReason, GenerationRequest, RoundOutput, TokenSource
-from spec_cascade.decoding.sampling import SamplingParams
-from spec_cascade.decoding.scheduler import Scheduler
-from spec_cascade.decoding.sequence import Sequence
-from spec_cascade.decoding.stop import StopConditions
-from spec_cascade.engines.pytorch.drafters import ModelDrafter
+from spec_cascade.decoding.request import FinishReason, RoundOutput, TokenSource
 from spec_cascade.errors import QueueFullError
-from spec_cascade.rules import parse_rule
-from tests.tiny import CPU, VOCAB, cached, noisy, tiny_llama
-
-if TYPE_CHECKING:
-    from spec_cascade.engines.pytorch.model import CachedModel
-
-MAX_SEQ_LEN = 96
-CHUNK = 8
-
-
-class Bench:
-    """A decoding loop over tiny models, stepped by hand."""
-
-    def __init__(
-        self, *, batch: int = 4, queue: int = 16, noise: float = 0.05, eos: frozenset[int] = frozenset()
-    ) -> None:
-        target = tiny_llama()
-        self.target: CachedModel = cached(target, batch, MAX_SEQ_LEN)
-        self.draft_model = cached(noisy(target, noise), batch, MAX_SEQ_LEN)
-        self.scheduler = Scheduler(max_batch_size=batch, max_queue_size=queue)
-        self.loop = DecodingLoop(
-            self.target,
-            ModelDrafter(self.draft_model, vocab_size=VOCAB, prefill_chunk=CHUNK),
-            self.scheduler,
-            StopConditions(eos, MAX_SEQ_LEN),
-            prefill_chunk=CHUNK,
-            vocab_size=VOCAB,
-            device=CPU,
-        )
-
-    def add(self, prompt: list[int], *, rule: str = "strict", draft_length: int = 4, **sampling: object) -> Sequence:
-        request = GenerationRequest(prompt_ids=tuple(prompt), sampling=SamplingParams(**sampling))  # type: ignore[arg-type]
-        sequence = Sequence(request=request, rule=parse_rule(rule), draft_length=draft_length, token_ids=list(prompt))
-        self.scheduler.add(sequence)
-        return sequence
-
-    def step(self) -> None:
-        """One round, and the invariants after it."""
-        self.loop.step()
-        running = self.scheduler.running
-        assert [s.slot for s in running] == list(range(len(running)))
-        for sequence in running:
-            committed = len(sequence.token_ids) - 1
-            seen = self.target.length(sequence.slot)
-            drafted = self.draft_model.length(sequence.slot)
-            if sequence.num_emitted:
-                assert seen == committed
-                if sequence.drafts:
-                    assert committed - 1 <= drafted <= committed
-            else:
-                assert seen % CHUNK == 0
-                assert seen <= committed
-        free = range(len(running), len(self.target.cache.lengths))
-        assert all(self.target.length(s) == 0 and self.draft_model.length(s) == 0 for s in free)
-
-    def run(self) -> None:
-        for _ in range(500):
-            if not self.scheduler.running and not self.scheduler.num_waiting:
-                return
-            self.step()
-        pytest.fail("the loop does not come to an end")
-
-
-def drained(sequence: Sequence) -> list[RoundOutput]:
-    outputs = []
-    while not sequence.outputs.empty():
-        outputs.append(sequence.outputs.get())
-    return outputs
-
-
-def tokens(outputs: list[RoundOutput]) -> list[int]:
-    return [t for output in outputs for t in output.token_ids]
-
-
-def prompt(length: int, seed: int = 0) -> list[int]:
-    return torch.randint(0, VOCAB, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+from tests.unit.decoding.bench import CHUNK, MAX_SEQ_LEN, Bench, drained, prompt, tokens
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -127,7 +45,7 @@ def test_nothing_is_counted_that_was_not_kept() -> None:
     assert sum(j * n for j, n in enumerate(counts.acceptance_histogram)) == counts.num_accepted_draft_tokens
 
 
-def greedy_run(**sampling: object) -> tuple[list[int], list[RoundOutput]]:
+def greedy_run(**sampling: Any) -> tuple[list[int], list[RoundOutput]]:
     bench = Bench(noise=0.0)
     sequence = bench.add(prompt(5), temperature=0, **{"max_tokens": 30, **sampling})
     bench.run()

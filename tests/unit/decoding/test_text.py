@@ -13,7 +13,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as RawTokenizer
 
 from spec_cascade.decoding.text import OutputText, stop_cut
-from spec_cascade.decoding.tokenizer import Tokenizer
+from spec_cascade.decoding.tokenizer import Tokenizer, bad_word_sequences
 from spec_cascade.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
@@ -162,6 +162,55 @@ def test_with_stop_strings_the_pieces_are_the_text_before_the_first(name: str, d
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 @given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_stop_strings_within_the_least_length_are_text(name: str, data: st.DataObject) -> None:
+    """What the first ``min_tokens`` tokens complete is passed over; what they only begin is not."""
+    tokenizer = TOKENIZERS[name]
+    size = tokenizer._raw.get_vocab_size(with_added_tokens=True)
+    few = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=4))
+    ids = data.draw(st.lists(st.sampled_from(few), min_size=1, max_size=60))
+    least = data.draw(st.integers(0, len(ids)))
+    settled = [OutputText(tokenizer)._settled(ids, 0, i) for i in range(len(ids) + 1)]
+    places = st.tuples(st.integers(0, max(0, len(settled[-1]) - 1)), st.integers(1, 12))
+    drawn = data.draw(st.lists(places, min_size=1, max_size=3))
+    stops = tuple(settled[-1][a : a + n] for a, n in drawn if settled[-1][a : a + n])
+
+    def first_stop(text: str) -> int | None:
+        """By the definition: the first place at which a stop string stands that reaches beyond the exempt text."""
+        starts = (at for at in range(len(text)) for s in stops if text.startswith(s, at))
+        return next((at for at in starts if any(_reaches(text, s, at) for s in stops)), None)
+
+    def _reaches(text: str, stop: str, at: int) -> bool:
+        return text.startswith(stop, at) and at + len(stop) > len(settled[least])
+
+    end = next((i for i in range(least + 1, len(ids) + 1) if first_stop(settled[i]) is not None), None)
+    output, sent, emitted = OutputText(tokenizer, stops, least), "", 0
+    for block in data.draw(blocks(len(ids))):
+        kept = stop_cut(tokenizer, ids[: emitted + block], block, stops, least)
+        emitted += block if kept is None else kept
+        finished = kept is not None or emitted == len(ids)
+        sent += output.piece(ids[:emitted], block if kept is None else kept, final=finished)
+        if finished:
+            break
+    assert emitted == (end or len(ids))
+    whole = tokenizer.decode(ids[:emitted])
+    assert sent == (whole if emitted <= least else whole[: first_stop(whole)])
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_late_in_a_long_output_an_early_stop_string_stays_text(name: str) -> None:
+    """The window at the end of the output begins among the first ``min_tokens`` and shows the stop string again."""
+    tokenizer = TOKENIZERS[name]
+    ids = tokenizer.encode("a b c d " * 15 + "z " + "a b c d " * 15, add_special_tokens=False)
+    least = next(i for i in range(1, len(ids)) if "z" in tokenizer.decode(ids[:i])) + 2
+    output = OutputText(tokenizer, ("z",), least)
+    assert output._window(ids, least + 4) in range(1, least)
+    assert stop_cut(tokenizer, ids, len(ids) - least, ("z",), least) is None
+    assert "".join(pieces(output, ids, [1] * len(ids))) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_the_cut_does_not_depend_on_the_blocks(name: str, data: st.DataObject) -> None:
     tokenizer = TOKENIZERS[name]
@@ -278,6 +327,37 @@ def test_each_token_owns_the_text_that_it_released() -> None:
     ids = tokenizer.encode("a😀", add_special_tokens=False)
     assert OutputText(tokenizer).token_pieces(ids, 5, final=True) == ["a", "", "", "", "😀"]
     assert OutputText(tokenizer).token_pieces(ids[:4], 2, final=True) == ["", "\ufffd"]
+
+
+def test_a_bad_word_is_written_at_the_start_of_a_text_and_after_a_space() -> None:
+    tokenizer = TOKENIZERS["byte_level"]
+    sequences = bad_word_sequences(tokenizer, "fox")
+    assert [tokenizer.decode(ids) for ids in sequences] == ["fox", " fox"]
+    assert sequences == bad_word_sequences(tokenizer, "  fox")
+    (whole,) = (ids for ids in sequences if len(ids) == 1)  # the corpus made " fox" a token of its own
+    assert tokenizer.decode(whole) == " fox"
+
+
+@pytest.mark.parametrize("word", ["fox", " lazy dog", "naïve", "\n\n", "😀", " ", "<tool>", SPECIAL])
+def test_wherever_a_word_stands_after_a_space_or_first_its_tokens_stand_there(word: str) -> None:
+    tokenizer = TOKENIZERS["byte_level"]
+    first, *later = bad_word_sequences(tokenizer, word)
+    assert tuple(tokenizer.encode(word.lstrip(" ") or word, add_special_tokens=False)) == first
+    if later:
+        text = f"a {word.lstrip(' ')}"
+        assert tuple(tokenizer.encode(text, add_special_tokens=False))[-len(later[0]) :] == later[0]
+
+
+def test_spellings_that_are_the_same_tokens_come_once() -> None:
+    raw = whole_words(None)._raw
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    assert bad_word_sequences(Tokenizer(raw), "dog.") == ((raw.token_to_id("dog"), raw.token_to_id(".")),)
+
+
+def test_a_word_that_the_tokenizer_writes_with_nothing_has_no_sequences() -> None:
+    raw = whole_words(None)._raw
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    assert bad_word_sequences(Tokenizer(raw), " ") == ()
 
 
 def save(tokenizer: Tokenizer, directory: Path, config: dict[str, object]) -> Path:

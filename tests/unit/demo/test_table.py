@@ -13,7 +13,7 @@ from spec_cascade_client import Result, Statistics
 
 def measurement(rule, token_ids, seconds, **statistics):
     result = Result(
-        text="", token_ids=token_ids, token_sources=(), pieces=(), finish_reason="length",
+        text="", token_ids=token_ids, token_sources=(), pieces=(), log_probs=(), finish_reason="length",
         statistics=Statistics(rule=rule, **statistics),
     )  # fmt: skip
     return Measurement(rule, result, seconds)

@@ -7,7 +7,8 @@ for ever; the bound on the p-value is 1e-3 over all tests (Bonferroni).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from scipy.stats import chisquare
 
 from spec_cascade.decoding.request import GenerationRequest
 from spec_cascade.decoding.sampling import SamplingParams
+from spec_cascade.decoding.shaping import Shaping
 from spec_cascade.rules import parse_rule
 from tests.tiny import noisy, tiny_engine, tiny_llama
 
@@ -24,31 +26,63 @@ if TYPE_CHECKING:
 VOCAB = 6
 PROMPT = (1, 4, 2)
 SAMPLES = 4000
-RULES = ["strict", "token_v3:alpha=0.6", "opt:alpha=0.1", "chow:alpha=0.55", "diff:alpha=0.05", "target_only"]
-P_VALUE = 1e-3 / (len(RULES) + 1)
 
 
-def rows(model: torch.nn.Module, context: tuple[int, ...]) -> torch.Tensor:
+@dataclass(frozen=True)
+class Way:
+    """A rule, and how is drafted and sampled."""
+
+    rule: str
+    argmax: bool = False
+    confidence: float = 0.0
+    sampling: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        drafts = "argmax " if self.argmax else ""
+        return f"{drafts}{self.rule} {self.confidence or ''} {' '.join(self.sampling)}"
+
+
+PENALTIES = {"repetition_penalty": 1.6, "presence_penalty": 0.7, "frequency_penalty": -0.4}
+WAYS = [
+    Way("strict"),
+    Way("token_v3:alpha=0.6"),
+    Way("opt:alpha=0.1"),
+    Way("chow:alpha=0.55"),
+    Way("diff:alpha=0.05"),
+    Way("target_only"),
+    Way("strict", argmax=True),
+    Way("token_v3:alpha=0.6", argmax=True),
+    Way("strict", confidence=0.3),
+    Way("strict", sampling=PENALTIES),
+    Way("token_v3:alpha=0.6", sampling=PENALTIES),
+]
+P_VALUE = 1e-3 / (len(WAYS) + 1)
+
+
+def logits(model: torch.nn.Module, context: tuple[int, ...], way: Way) -> torch.Tensor:
     with torch.inference_mode():
-        return model(torch.tensor([context])).logits[0, -1].double().softmax(-1)
+        row = model(torch.tensor([context])).logits[0, -1].double()
+    shaping = Shaping.of(SamplingParams(**way.sampling), PROMPT, bad_word_ids=(), end_ids=frozenset())
+    return row if shaping is None else shaping.apply(row, context[len(PROMPT) :])
 
 
-def joint_law(rule: str, target: torch.nn.Module, drafter: torch.nn.Module) -> torch.Tensor:
+def joint_law(way: Way, target: torch.nn.Module, drafter: torch.nn.Module) -> torch.Tensor:
     """Law ``[V, V, V]`` of the first three tokens: the first comes from the target, in the prompt's own round."""
-    parsed = parse_rule(rule)
+    parsed = parse_rule(way.rule)
     joint = torch.zeros(VOCAB, VOCAB, VOCAB, dtype=torch.float64)
-    for first, chance in enumerate(rows(target, PROMPT)):
+    for first, chance in enumerate(logits(target, PROMPT, way).softmax(-1)):
         context = (*PROMPT, first)
-        for second, next_chance in enumerate(law_at(parsed, target, drafter, context)):
-            joint[first, second] = chance * next_chance * law_at(parsed, target, drafter, (*context, second))
+        for second, next_chance in enumerate(law_at(parsed, way, target, drafter, context)):
+            joint[first, second] = chance * next_chance * law_at(parsed, way, target, drafter, (*context, second))
     return joint
 
 
 def law_at(
-    rule: DeferralRule, target: torch.nn.Module, drafter: torch.nn.Module, context: tuple[int, ...]
+    rule: DeferralRule, way: Way, target: torch.nn.Module, drafter: torch.nn.Module, context: tuple[int, ...]
 ) -> torch.Tensor:
-    q, p = rows(drafter, context), rows(target, context)
-    return rule.law(q, p, q, p)
+    gate, p = logits(drafter, context, way).softmax(-1), logits(target, context, way).softmax(-1)
+    q = torch.zeros_like(gate).scatter_(-1, gate.argmax(-1, keepdim=True), 1) if way.argmax else gate
+    return rule.law(q, p, gate, p)
 
 
 def models() -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -56,28 +90,43 @@ def models() -> tuple[torch.nn.Module, torch.nn.Module]:
     return target, noisy(target, 0.4)
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_output_is_an_exact_sample_of_the_rules_law(rule: str) -> None:
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_output_is_an_exact_sample_of_the_rules_law(way: Way) -> None:
     target, drafter = models()
-    engine = tiny_engine(target, drafter, max_batch_size=64, max_seq_len=8, max_queue_size=SAMPLES, draft_length=2)
-    unguarded = parse_rule(f"{rule}{',' if ':' in rule else ':'}strict_prefix_tokens=0")
+    engine = tiny_engine(
+        target,
+        drafter,
+        max_batch_size=64,
+        max_seq_len=8,
+        max_queue_size=SAMPLES,
+        draft_length=2,
+        argmax=way.argmax,
+        confidence=way.confidence,
+    )
+    unguarded = parse_rule(f"{way.rule}{',' if ':' in way.rule else ':'}strict_prefix_tokens=0")
     counts = torch.zeros(VOCAB, VOCAB, VOCAB, dtype=torch.float64)
     try:
         runs = [
             engine.submit(
                 # A fourth token, which may be a bonus, lets the third always be drafted.
-                GenerationRequest(prompt_ids=PROMPT, rule=unguarded, sampling=SamplingParams(seed=seed, max_tokens=4))
+                GenerationRequest(
+                    prompt_ids=PROMPT,
+                    rule=unguarded,
+                    sampling=SamplingParams(seed=seed, max_tokens=4, **way.sampling),
+                )
             )
             for seed in range(SAMPLES)
         ]
         for run in runs:
             first, second, third, _ = (t for chunk in run for t in chunk.token_ids)
             counts[first, second, third] += 1
-        accepted = engine.statistics().totals.num_accepted_draft_tokens
+        totals = engine.statistics().totals
     finally:
         engine.close()
-    assert (accepted > 0) == parse_rule(rule).drafts
-    assert p_value(counts, joint_law(rule, target, drafter) * SAMPLES) > P_VALUE
+    assert (totals.num_accepted_draft_tokens > 0) == parse_rule(way.rule).drafts
+    if way.confidence:
+        assert 0 < totals.drafted_per_position[1] < totals.drafted_per_position[0] < totals.num_target_calls
+    assert p_value(counts, joint_law(way, target, drafter) * SAMPLES) > P_VALUE
 
 
 def p_value(counts: torch.Tensor, expected: torch.Tensor) -> float:
@@ -89,5 +138,7 @@ def p_value(counts: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def test_the_laws_can_be_told_apart_at_this_sample_size() -> None:
-    strict, lossy = (joint_law(rule, *models()) * SAMPLES for rule in ("strict", "token_v3:alpha=0.6"))
-    assert p_value(lossy, strict) < P_VALUE
+    strict, lossy, argmax, shaped = (joint_law(WAYS[i], *models()) * SAMPLES for i in (0, 1, 7, 9))
+    for other in (lossy, argmax, shaped):
+        assert p_value(other, strict) < P_VALUE
+    assert p_value(argmax, lossy) < P_VALUE

@@ -19,7 +19,8 @@ def test_each_bad_request_is_refused_by_the_name_of_its_field() -> None:
         ("prompt", lambda: GenerationRequest(prompt_ids=())),
         ("prompt", lambda: GenerationRequest(prompt_ids=(1,) * 32)),
         ("prompt", lambda: GenerationRequest(prompt_ids=(VOCAB,))),
-        ("draft_length", lambda: GenerationRequest(prompt_ids=(1,), draft_length=-1)),
+        ("draft_length", lambda: GenerationRequest(prompt_ids=(1,), draft_length=-2)),
+        ("timeout_ms", lambda: GenerationRequest(prompt_ids=(1,), timeout_ms=0)),
         ("draft_length", lambda: GenerationRequest(prompt_ids=(1,), draft_length=17)),
     ]
     try:
@@ -119,5 +120,15 @@ def test_a_failed_round_ends_its_requests_with_an_error_and_the_engine_goes_on(
         assert "out of memory" in caplog.text
         after = [*engine.submit(GenerationRequest(prompt_ids=(1, 2)))][-1]
         assert after.finish_reason is FinishReason.LENGTH
+    finally:
+        engine.close()
+
+
+def test_a_generation_that_has_ended_has_nothing_more() -> None:
+    engine = tiny_engine(tiny_llama(), tiny_llama())
+    try:
+        generation = engine.submit(GenerationRequest(prompt_ids=(1, 2), sampling=SamplingParams(max_tokens=3)))
+        assert list(generation)
+        assert not list(generation)
     finally:
         engine.close()

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spec_cascade.decoding.request import AUTO
 from spec_cascade.errors import ConfigError
 from spec_cascade.serving import wire
 from spec_cascade.serving.parse import CascadeRequest, parse_cascade_request, read_fields
@@ -46,17 +47,20 @@ def test_what_is_left_out_takes_its_default() -> None:
     assert not parsed.stream
     assert not parsed.return_token_sources
     defaults = {f.name: f.default for f in wire.GENERATION_INPUTS}
-    for name in ("max_tokens", "temperature", "top_k", "top_p", "min_p"):
+    numbers = ("max_tokens", "min_tokens", "temperature", "top_k", "top_p", "min_p")
+    for name in (*numbers, "repetition_penalty", "presence_penalty", "frequency_penalty"):
         assert getattr(sampling, name) == float(defaults[name]), name
-    assert sampling.stop_strings == ()
-    assert not sampling.ignore_eos
+    assert (sampling.stop_strings, sampling.bad_words) == ((), ())
+    assert (sampling.ignore_eos, sampling.log_probs) == (False, False)
+    assert parsed.generation.timeout_ms is None
 
 
 def test_every_value_arrives() -> None:
     parsed = request(
         max_tokens=7, temperature=0.5, top_k=3, top_p=0.25, min_p=0.125, seed=2**64 - 1, stop_words=["a", "", "é"],
         ignore_eos=True, deferral_rule="token_v3:alpha=0.5", draft_length=2, stream=True, return_token_sources=True,
-        prompt_text="hi", request_token="t",
+        prompt_text="hi", request_token="t", repetition_penalty=1.25, presence_penalty=-0.5, frequency_penalty=0.75,
+        bad_words=["b", "", "ü"], min_tokens=6, return_log_probs=True, timeout_ms=1500,
     )  # fmt: skip
     sampling = parsed.generation.sampling
     assert (sampling.max_tokens, sampling.temperature, sampling.top_k, sampling.top_p) == (7, 0.5, 3, 0.25)
@@ -65,6 +69,9 @@ def test_every_value_arrives() -> None:
     assert str(parsed.generation.rule).startswith("token_v3")
     assert (parsed.generation.draft_length, parsed.stream, parsed.return_token_sources) == (2, True, True)
     assert (parsed.prompt_text, parsed.request_token) == ("hi", "t")
+    assert (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) == (1.25, -0.5, 0.75)
+    assert (sampling.bad_words, sampling.min_tokens, sampling.log_probs) == (("b", "ü"), 6, True)
+    assert parsed.generation.timeout_ms == 1500
 
 
 def test_a_seed_that_is_left_out_is_random() -> None:
@@ -74,6 +81,10 @@ def test_a_seed_that_is_left_out_is_random() -> None:
 def test_aliases_mean_their_field() -> None:
     assert request(random_seed=5).generation.sampling.seed == 5
     assert request(num_draft_tokens=3).generation.draft_length == 3
+
+
+def test_minus_one_asks_for_an_automatic_draft_length() -> None:
+    assert request(draft_length=-1).generation.draft_length == AUTO
 
 
 def test_a_parameter_stands_for_a_tensor() -> None:
@@ -98,14 +109,19 @@ def test_an_end_token_is_one_more_or_none() -> None:
 
 def test_values_that_ask_for_nothing_are_accepted_of_fields_that_are_not_implemented() -> None:
     neutral = {f.name: f.neutral[0] for f in wire.GENERATION_INPUTS if f.neutral}
-    assert {"bad_words", "repetition_penalty", "beam_width"} <= neutral.keys()
+    assert {"length_penalty", "beam_width", "return_context_logits"} <= neutral.keys()
     values = {name: [value] if FIELDS[name].is_list else value for name, value in neutral.items()}
     assert request(**values).generation.prompt_ids == (1, 2)
 
 
-def test_fewest_tokens_are_accepted_where_nothing_can_end_the_output_earlier() -> None:
-    assert request(min_tokens=1)
-    assert request(min_tokens=9, max_tokens=9, ignore_eos=True)
+def test_what_tensorrt_llm_clients_send_to_ask_for_nothing_asks_for_nothing() -> None:
+    neutral = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "bad_words": [""]}
+    sampling = request(seed=1, **neutral, min_tokens=0, return_log_probs=False).generation.sampling
+    assert sampling == request(seed=1).generation.sampling
+
+
+def test_the_least_length_may_be_the_whole() -> None:
+    assert request(min_tokens=9, max_tokens=9, stop_words=["x"]).generation.sampling.min_tokens == 9
 
 
 NAN, INF = float("nan"), float("inf")
@@ -127,11 +143,11 @@ NAN, INF = float("nan"), float("inf")
         ({"min_p": 1.0}, "min_p"),
         ({"min_p": NAN}, "min_p"),
         ({"end_id": -2}, "end_id"),
-        ({"draft_length": -1}, "draft_length"),
-        ({"min_tokens": 2}, "min_tokens"),
+        ({"draft_length": -2}, "draft_length"),
+        ({"timeout_ms": 0}, "timeout_ms"),
+        ({"timeout_ms": -1}, "timeout_ms"),
         ({"min_tokens": -1}, "min_tokens"),
-        ({"min_tokens": 9, "max_tokens": 8, "ignore_eos": True}, "min_tokens"),
-        ({"min_tokens": 5, "ignore_eos": True, "stop_words": ["x"]}, "min_tokens"),
+        ({"min_tokens": 9, "max_tokens": 8}, "min_tokens"),
         ({"stop_words": ["x"] * 65}, "stop_words"),
         ({"stop_words": ["x" * 1001]}, "stop_words"),
         ({"stop_words": ["a\0b"]}, "stop_words"),
@@ -140,13 +156,16 @@ NAN, INF = float("nan"), float("inf")
         ({"deferral_rule": "token_v3:alpha=2"}, "alpha"),
         ({"deferral_rule": ""}, "rule"),
         ({"seed": 1, "random_seed": 1}, "seed"),
-        ({"bad_words": ["no"]}, "bad_words"),
-        ({"repetition_penalty": 1.25}, "repetition_penalty"),
-        ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"bad_words": ["x"] * 65}, "bad_words"),
+        ({"bad_words": ["x" * 1001]}, "bad_words"),
+        ({"bad_words": ["a\0b"]}, "bad_words"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty"),
+        ({"repetition_penalty": INF}, "repetition_penalty"),
+        ({"presence_penalty": 2.5}, "presence_penalty"),
         ({"frequency_penalty": NAN}, "frequency_penalty"),
         ({"beam_width": 2}, "beam_width"),
         ({"num_return_sequences": 2}, "num_return_sequences"),
-        ({"return_log_probs": True}, "return_log_probs"),
+        ({"return_context_logits": True}, "return_context_logits"),
         ({"guided_decoding_guide": "{}"}, "guided_decoding_guide"),
     ],
 )
@@ -171,6 +190,8 @@ def test_a_value_that_is_not_allowed_is_an_error_that_names_its_field(values: di
         ({"deferral_rule": 3}, "deferral_rule = 3 .*STRING"),
         ({"request_token_": "x"}, "no such input"),
         ({"beam_width": 4}, "beam_width = 4 .*does not implement"),
+        ({"min_tokens": 200}, r"min_tokens = 200 .*\[0, 128\], at most max_tokens"),
+        ({"timeout_ms": 0.5}, r"timeout_ms = 0\.5 .*INT32"),
     ],
 )
 def test_a_parameter_that_does_not_fit_is_an_error_that_names_it(parameters: dict[str, Any], message: str) -> None:

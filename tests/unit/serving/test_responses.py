@@ -28,8 +28,8 @@ TEXT = "  naïve café 😀👩‍👩‍👧 日本語 e\u0301 done"
 
 def cascade_request(**options: Any) -> CascadeRequest:
     values = {"stream": True, "return_token_sources": False, "prompt_text": "", "request_token": "", **options}
-    stop_strings = values.pop("stop_strings", ())
-    sampling = SamplingParams(seed=7, stop_strings=stop_strings)
+    parameters = {name: values.pop(name) for name in ("stop_strings", "min_tokens", "log_probs") if name in values}
+    sampling = SamplingParams(seed=7, **parameters)
     return CascadeRequest(generation=GenerationRequest(prompt_ids=(1, 2, 3), sampling=sampling), **values)
 
 
@@ -39,7 +39,8 @@ def rounds(ids: list[int], size: int, reason: FinishReason = FinishReason.LENGTH
     for start in range(0, len(ids), size):
         block = tuple(ids[start : start + size])
         sources = (TokenSource.DRAFTER,) * (len(block) - 1) + (TokenSource.BONUS,)
-        yield RoundOutput(index=start // size, token_ids=block, sources=sources)
+        log_probs = tuple(-0.5 * token for token in block)
+        yield RoundOutput(index=start // size, token_ids=block, sources=sources, log_probs=log_probs)
     yield RoundOutput(index=len(ids), token_ids=(), sources=(), finish_reason=reason, statistics=statistics)
 
 
@@ -83,6 +84,32 @@ def test_without_streaming_one_response_has_everything() -> None:
     assert len(answer["token_sources"]) == len(ids)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_each_token_has_its_log_probability_where_it_was_asked_for(stream: bool) -> None:
+    ids = [3, 4, 5, 6, 7]
+    answers = through_the_models(cascade_request(log_probs=True, stream=stream), rounds(ids, 2))
+    assert [len(a["output_log_probs"]) for a in answers] == [len(a["token_ids"]) for a in answers]
+    assert [p for a in answers for p in a["output_log_probs"]] == [-0.5 * token for token in ids]
+    assert all("output_log_probs" not in a for a in through_the_models(cascade_request(), rounds(ids, 2)))
+
+
+def test_a_token_that_the_target_would_never_write_has_a_finite_log_probability() -> None:
+    """JSON knows no infinity: the server could not write the response."""
+    builder = ResponseBuilder(cascade_request(log_probs=True))
+    values = builder.add(
+        RoundOutput(index=0, token_ids=(1,), sources=(TokenSource.DRAFTER,), log_probs=(-float("inf"),))
+    )
+    (log_prob,) = to_arrays(values or {}, wire.CASCADE_OUTPUTS)["output_log_probs"]
+    assert np.isfinite(log_prob)
+    assert log_prob < -1e38
+
+
+def test_a_request_that_ran_out_of_time_ends_as_others_do() -> None:
+    answers = through_the_models(cascade_request(), rounds([40, 41], 1, FinishReason.TIMEOUT))
+    assert [a["finish_reason"] for a in answers] == ["", "", "timeout"]
+    assert "cascade_stats" in answers[-1]
+
+
 def test_the_last_response_says_what_ran() -> None:
     answers = through_the_models(cascade_request(), rounds([40, 41], 1))
     assert all("cascade_stats" not in a and "acceptance_rate" not in a for a in answers[:-1])
@@ -97,6 +124,13 @@ def test_the_text_ends_before_the_stop_string() -> None:
     answers = through_the_models(cascade_request(stop_strings=("STOP",)), rounds(ids, 1, FinishReason.STOP))
     assert "".join(a["text_output"] for a in answers) == "one two "
     assert answers[-1]["finish_reason"] == "stop"
+
+
+def test_the_text_goes_on_past_a_stop_string_that_came_before_the_least_length() -> None:
+    first, second = (TOKENIZER.encode(text, add_special_tokens=False) for text in ("one STOP", " two STOP three"))
+    request = cascade_request(stop_strings=("STOP",), min_tokens=len(first))
+    answers = through_the_models(request, rounds(first + second, 1, FinishReason.STOP))
+    assert "".join(a["text_output"] for a in answers) == "one STOP two "
 
 
 @pytest.mark.parametrize("stream", [False, True])

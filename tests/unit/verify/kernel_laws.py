@@ -12,7 +12,7 @@ import torch
 
 from spec_cascade.decoding.sampling import SamplingParams
 from spec_cascade.rules import Place, parse_rule
-from spec_cascade.verify import LogitsError, Purpose, draws
+from spec_cascade.verify import BatchSampling, LogitsError, Purpose, draw, draws, fused
 from spec_cascade.verify.fused import philox
 from tests.unit.verify.rounds import Round, assert_agree, make_round
 
@@ -77,6 +77,19 @@ class KernelLaws:
 
     def test_a_round_without_drafts_samples_the_target(self, device):
         assert_agree(make_round(FEW_RULES, [ONE, WARM, GREEDY], length=0, device=device))
+
+    def test_a_sample_is_what_a_round_without_drafts_gives(self, device):
+        params = [ONE, WARM, GREEDY, SamplingParams(top_k=4), SamplingParams(top_p=0.6, temperature=0.8)]
+        round_ = make_round([parse_rule("strict")] * 5, params, length=0, device=device, vocab=500)
+        sampling = BatchSampling.of(params, device)
+        logits = round_.target_logits[:, 0].clone()
+        tokens, errors = fused.sample(logits, sampling, round_.uniforms[:, 0, 1], vocab_size=480)
+        expected = draw(sampling.probs(logits[:, None, :480]).squeeze(1), round_.uniforms[:, 0, 1])
+        assert torch.equal(tokens, expected)
+        assert not errors.any()
+        logits[3, 7] = math.nan
+        _, errors = fused.sample(logits, sampling, round_.uniforms[:, 0, 1], vocab_size=480)
+        assert (errors != 0).tolist() == [False, False, False, True, False]
 
     def test_padding_of_the_vocabulary_is_never_read(self, device):
         round_ = make_round(FEW_RULES, [ONE, GREEDY, HOT], vocab=200, device=device)
@@ -179,11 +192,10 @@ class KernelLaws:
             logits[:, 0].scatter_(-1, round_.draft_tokens[:, :1], -math.inf)
         assert assert_agree(round_).accepted.tolist() == [0, 0]
 
-    @pytest.mark.parametrize("temperature", [0.0, 1.0])
+    @pytest.mark.parametrize("params", [ONE, SamplingParams(top_k=4), SamplingParams(top_p=0.7), GREEDY])
     @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
     @pytest.mark.parametrize("whose", ["draft", "target"])
-    def test_a_row_that_makes_no_distribution_is_named(self, device, whose, bad, temperature):
-        params = SamplingParams(temperature=temperature)
+    def test_a_row_that_makes_no_distribution_is_named(self, device, whose, bad, params):
         round_ = make_round(FEW_RULES[:2], params, device=device, vocab=20, draft_lengths=torch.tensor([1, 2]))
         logits = round_.draft_logits if whose == "draft" else round_.target_logits
         logits[1, 1, 7 if bad > 0 or math.isnan(bad) else slice(None)] = bad
@@ -224,4 +236,4 @@ class KernelLaws:
 
 
 def _parts(verdict):
-    return verdict.accepted, verdict.next_token, verdict.deferred
+    return verdict.accepted, verdict.next_token, verdict.deferred, verdict.draft_tokens

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from spec_cascade.decoding.sampling import SamplingParams
-from spec_cascade.verify import BatchSampling, verify_and_report
+from spec_cascade.verify import BatchSampling, verify
 from spec_cascade.verify.reference import verify as verify_by_reference
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ class Round:
 
     def fused(self) -> Verdict:
         """By the kernels: compiled for tensors on a GPU, interpreted for others."""
-        verdict, ran = verify_and_report(*self._arguments(), **self.options, backend="fused")
-        assert ran.backend == "fused"
+        verdict = verify(*self._arguments(), **self.options, backend="fused")
+        assert verdict.ran.backend == "fused"
         return verdict
 
     def moved(self, accept: float, draw: float) -> Round:

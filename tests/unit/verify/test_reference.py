@@ -69,7 +69,8 @@ def same(a: Verdict, b: Verdict) -> bool:
 
 
 def rows_of(verdict: Verdict, index: list[int]) -> Verdict:
-    return Verdict(verdict.accepted[index], verdict.next_token[index], verdict.deferred[index])
+    accepted, next_token, deferred = verdict.accepted[index], verdict.next_token[index], verdict.deferred[index]
+    return Verdict(accepted, next_token, deferred, verdict.draft_tokens[index], verdict.ran)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

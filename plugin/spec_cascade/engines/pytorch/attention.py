@@ -1,6 +1,6 @@
-"""Attention over ragged batches in a slot KV cache, registered with transformers: its modelling code stays untouched.
+"""Attention over many sequences in a slot KV cache, registered with transformers: its modelling code stays untouched.
 
-All tokens of a forward are packed into one row ``[1, T]``, so that the linear layers see no padding. Only this
+All tokens of a forward are packed into one row ``[1, T]``, so that the linear layers take them in one go. Only this
 function knows which sequence a token belongs to: it writes the new keys and values into the sequence's slot and lets
 each token attend to its own slot up to itself.
 """
@@ -17,8 +17,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from spec_cascade.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
     from spec_cascade.engines.pytorch.cache import SlotCache
@@ -26,91 +24,78 @@ if TYPE_CHECKING:
 ATTENTION = "spec_cascade"
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """``length`` new tokens of the sequence in ``slot``, which held ``start`` tokens before."""
-
-    slot: int
-    start: int
-    length: int
-
-
 @dataclass(slots=True)
-class _Group:
-    """Segments of one length in neighbouring slots: one attention call."""
+class Group:
+    """Sequences in neighbouring slots that feed L tokens each: one attention call.
+
+    Attributes:
+        first_slot: Slot of the first of them.
+        first_token: Where its tokens begin in the packed row; those of the others follow.
+        positions: Position of each token in its sequence, on the device, ``[n, L]``.
+        end: Keys of a slot that the call reads; no token is at a position beyond.
+        even: Whether every token sees all of them; False is always right.
+    """
 
     first_slot: int
     first_token: int
-    length: int
-    starts: list[int] = field(default_factory=list)
-    masks: dict[tuple[int | None, int], Tensor | None] = field(default_factory=dict)
+    positions: Tensor
+    end: int
+    even: bool
+    _masks: dict[tuple[int | None, int], Tensor] = field(default_factory=dict)
 
     @property
     def slots(self) -> slice:
-        return slice(self.first_slot, self.first_slot + len(self.starts))
+        """Their slots."""
+        return slice(self.first_slot, self.first_slot + len(self.positions))
 
     @property
     def tokens(self) -> slice:
-        return slice(self.first_token, self.first_token + len(self.starts) * self.length)
+        """Their tokens in the packed row."""
+        return slice(self.first_token, self.first_token + self.positions.numel())
 
-    @property
-    def end(self) -> int:
-        """Longest of the sequences after this forward."""
-        return max(self.starts) + self.length
-
-    def mask(self, window: int | None, repeat: int, device: torch.device) -> Tensor | None:
-        """Which keys each query sees, ``[n, 1, repeat * length, end]``; None where all see all."""
-        if (window, repeat) not in self.masks:
-            self.masks[window, repeat] = self._mask(window, repeat, device)
-        return self.masks[window, repeat]
-
-    def _mask(self, window: int | None, repeat: int, device: torch.device) -> Tensor | None:
-        if self.length == 1 and min(self.starts) == max(self.starts) and (window is None or self.end <= window):
+    def mask(self, window: int | None, repeat: int, dtype: torch.dtype) -> Tensor | None:
+        """0 where a query sees a key and -inf elsewhere, ``[n, 1, repeat * L, end]``; None where all see all."""
+        if self.even and (window is None or self.end <= window):
             return None
-        query = torch.tensor(self.starts, device=device)[:, None] + torch.arange(self.length, device=device)
-        distance = query[:, None, :, None] - torch.arange(self.end, device=device)
-        visible = distance >= 0
-        if window is not None:
-            visible &= distance < window
-        return visible.repeat(1, 1, repeat, 1)
+        if (window, repeat) not in self._masks:
+            distance = self.positions[:, None, :, None] - torch.arange(self.end, device=self.positions.device)
+            hidden = distance < 0
+            if window is not None:
+                hidden |= distance >= window
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
+            self._masks[window, repeat] = mask.repeat(1, 1, repeat, 1)
+        return self._masks[window, repeat]
 
 
-class RaggedBatch:
-    """One forward's segments and the cache they write to; travels through the model as a keyword argument."""
+@dataclass(frozen=True, slots=True)
+class SlotBatch:
+    """Where the T tokens of one forward go, and what they see; travels through the model as a keyword argument.
 
-    def __init__(self, segments: Sequence[Segment], cache: SlotCache) -> None:
-        self.cache = cache
-        self.groups = _grouped(segments)
-        slots = [s.slot for s in segments for _ in range(s.length)]
-        positions = [s.start + i for s in segments for i in range(s.length)]
-        self.slots = torch.tensor(slots, device=cache.device)
-        self.positions = torch.tensor(positions, device=cache.device)
+    Attributes:
+        cache: The keys and values.
+        slots: Slot of each token, on the device, ``[T]``.
+        columns: Where in its slot a token's key and value are written, ``[T]``.
+        groups: Together all tokens.
+    """
 
-
-def _grouped(segments: Sequence[Segment]) -> list[_Group]:
-    groups: list[_Group] = []
-    token = 0
-    for segment in segments:
-        last = groups[-1] if groups else None
-        if last is None or last.length != segment.length or last.slots.stop != segment.slot:
-            last = _Group(segment.slot, token, segment.length)
-            groups.append(last)
-        last.starts.append(segment.start)
-        token += segment.length
-    return groups
+    cache: SlotCache
+    slots: Tensor
+    columns: Tensor
+    groups: list[Group]
 
 
-def ragged_attention(
+def slot_attention(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001 - transformers makes none for an implementation it does not know
+    attention_mask: Tensor | None,
     *,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    ragged_batch: RaggedBatch | None = None,
+    s_aux: Tensor | None = None,
+    slot_batch: SlotBatch | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attend; signature of transformers' attention functions.
@@ -120,26 +105,29 @@ def ragged_attention(
         query: ``[1, H, T, D]``.
         key: ``[1, H_kv, T, D]``, rotated.
         value: ``[1, H_kv, T, D]``.
-        attention_mask: Unused.
+        attention_mask: Must be None, and is: transformers makes none for an implementation that it does not know.
         scaling: Factor of the scores; None is ``D ** -0.5``.
         sliding_window: Newest keys that a query sees, itself included; None is all.
         softcap: Must be None: this attention cannot do it exactly.
-        ragged_batch: The forward's segments.
+        s_aux: Must be None: nor can it do attention sinks.
+        slot_batch: The forward's tokens.
 
     Returns:
         Output ``[1, T, H, D]``, and None for the weights.
     """
     if softcap is not None:
         raise EngineError(f"{type(module).__name__} caps its attention scores, which the pytorch engine cannot do")
-    if ragged_batch is None:
+    if attention_mask is not None or s_aux is not None:
+        raise EngineError(f"{type(module).__name__} masks its scores or has sinks, which the pytorch engine cannot do")
+    if slot_batch is None:
         raise EngineError("the pytorch engine's attention runs only inside its own forward")
     layer = int(module.layer_idx)  # type: ignore[arg-type]
-    keys, values = ragged_batch.cache.append(layer, ragged_batch, key[0], value[0])
+    keys, values = slot_batch.cache.append(layer, slot_batch, key[0], value[0])
     heads, kv_heads = query.shape[1], key.shape[1]
     repeat = heads // kv_heads
     output = torch.empty_like(query[0].transpose(0, 1))
-    for group in ragged_batch.groups:
-        n, length = len(group.starts), group.length
+    for group in slot_batch.groups:
+        n, length = group.positions.shape
         # The query heads that share a key head become rows of one call, so that no key is repeated in memory.
         rows = query[0, :, group.tokens].view(kv_heads, repeat, n, length, -1)
         rows = rows.permute(2, 0, 1, 3, 4).reshape(n, kv_heads, repeat * length, -1)
@@ -147,7 +135,7 @@ def ragged_attention(
             rows,
             keys[group.slots, :, : group.end],
             values[group.slots, :, : group.end],
-            attn_mask=group.mask(sliding_window, repeat, query.device),
+            attn_mask=group.mask(sliding_window, repeat, query.dtype),
             scale=scaling,
         )
         attended = attended.view(n, kv_heads, repeat, length, -1).permute(0, 3, 1, 2, 4)
@@ -155,4 +143,4 @@ def ragged_attention(
     return output.unsqueeze(0), None
 
 
-ALL_ATTENTION_FUNCTIONS.register(ATTENTION, ragged_attention)
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, slot_attention)

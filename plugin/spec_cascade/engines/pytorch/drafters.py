@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from spec_cascade.decoding.models import Feed, Proposal
-from spec_cascade.verify import BatchSampling, Purpose, draw, uniforms
+from spec_cascade.verify import BatchSampling, Purpose, sample, to_device, to_host, uniforms
+from spec_cascade.verify.sampling import argmax
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as Seq
 
+    from torch import Tensor
+
+    from spec_cascade.decoding.sampling import SamplingParams
     from spec_cascade.decoding.sequence import Sequence
     from spec_cascade.engines.pytorch.model import CachedModel
 
 
 class ModelDrafter:
-    """Samples each token of the block from a small model's own sampling row.
+    """Takes each token of the block from a small model's own row.
 
     Args:
         model: The small model.
         vocab_size: Token ids that exist; wider logits are padding.
         prefill_chunk: Most tokens of one sequence in one forward while the drafter catches up with the target.
+        argmax: Propose the most likely token whatever the temperature, instead of a sample: q is then one-hot.
+        confidence: A block ends before the first position at which max q~, the number that the ``chow`` gate reads, is
+            below this; 0 never ends one early. It does not depend on the token drawn there, so no law changes. On a
+            GPU each drafted token then waits for the host once.
     """
 
-    def __init__(self, model: CachedModel, *, vocab_size: int, prefill_chunk: int) -> None:
+    def __init__(
+        self,
+        model: CachedModel,
+        *,
+        vocab_size: int,
+        prefill_chunk: int,
+        argmax: bool = False,
+        confidence: float = 0.0,
+    ) -> None:
         self._model = model
         self._vocab_size = vocab_size
         self._prefill_chunk = prefill_chunk
+        self._argmax = argmax
+        self._confidence = confidence
+        self._device = model.cache.device
 
     def truncate(self, slot: int, length: int) -> None:
         """Forget all but the first ``length`` tokens of a slot."""
@@ -49,27 +69,64 @@ class ModelDrafter:
         if not drafting:
             if catching_up:
                 self._model.forward(catching_up)
-            return Proposal.empty(len(sequences), self._model.cache.device)
+            return Proposal.empty(len(sequences), self._device)
 
-        device, longest = self._model.cache.device, max(lengths)
-        tokens = torch.zeros(len(sequences), longest, dtype=torch.long, device=device)
-        logits = torch.zeros(
-            len(sequences), longest, self._vocab_size, dtype=self._model.cache.keys.dtype, device=device
-        )
-        seeds = torch.tensor([s.seed for s in sequences], device=device)
-        positions = torch.tensor([s.num_emitted for s in sequences], device=device)
-        numbers = uniforms(seeds[:, None], positions[:, None] + torch.arange(longest, device=device), Purpose.DRAFT)
+        batch, longest = len(sequences), max(lengths)
+        tokens = torch.zeros(batch, longest, dtype=torch.long, device=self._device)
+        logits = torch.zeros(batch, longest, self._vocab_size, dtype=self._model.cache.keys.dtype, device=self._device)
+        numbers = self._numbers(sequences, longest)
         for k in range(longest):
-            rows = torch.tensor(drafting, device=device)
             # Catching up comes last, so that the wanted rows are those of the drafting sequences in order.
-            logits[rows, k] = self._model.forward([*feeds, *catching_up])[:, : self._vocab_size]
-            sampling = BatchSampling.of([sequences[b].request.sampling for b in drafting], device)
-            probs = sampling.probs(logits[rows, k : k + 1].float())
-            tokens[rows, k] = draw(probs.squeeze(1), numbers[rows, k])
+            rows = self._model.forward([*feeds, *catching_up])[:, : self._vocab_size]
+            if self._confidence > 0:
+                drafting, rows = self._confident(drafting, rows, lengths, k)
+                if not drafting:
+                    break
+            which = to_device(drafting, torch.long, self._device)
+            logits[which, k] = rows
+            self._shape([sequences[b] for b in drafting], drafting, tokens, logits, k)
+            drafters = [sequences[b].request.sampling for b in drafting]
+            tokens[which, k] = self._choose(drafters, logits[which, k], numbers[which, k])
             drafting = [b for b in drafting if lengths[b] > k + 1]
-            newest = tokens[:, k].tolist()
-            feeds, catching_up = [Feed(sequences[b].slot, [newest[b]], rows=1) for b in drafting], []
-        return Proposal(tokens, logits, lengths)
+            if not drafting:
+                break
+            feeds = [Feed(sequences[b].slot, (), rows=1, drafted=tokens[b, k : k + 1]) for b in drafting]
+            catching_up = []
+        return _cut(Proposal(tokens, logits, lengths, argmax=self._argmax))
+
+    def _numbers(self, sequences: Seq[Sequence], longest: int) -> Tensor:
+        """What the draws of the block need, ``[B, longest]``."""
+        seeds = to_device([s.seed for s in sequences], torch.long, self._device)
+        positions = to_device([s.num_emitted for s in sequences], torch.long, self._device)
+        steps = positions[:, None] + torch.arange(longest, device=self._device)
+        return uniforms(seeds[:, None], steps, Purpose.DRAFT)
+
+    def _confident(self, drafting: list[int], rows: Tensor, lengths: list[int], k: int) -> tuple[list[int], Tensor]:
+        """The sequences, and their rows, in which the drafter is sure enough of position k; the others' blocks end."""
+        peaks = to_host(rows.float().softmax(-1).amax(-1)).tolist()
+        # NaN is not for this to judge: the verifier finds it.
+        sure = [i for i, peak in enumerate(peaks) if not peak < self._confidence]
+        for b in {*drafting} - {drafting[i] for i in sure}:
+            lengths[b] = k
+        if len(sure) == len(drafting):
+            return drafting, rows
+        return [drafting[i] for i in sure], rows[to_device(sure, torch.long, rows.device)]
+
+    @staticmethod
+    def _shape(drafters: Seq[Sequence], drafting: list[int], tokens: Tensor, logits: Tensor, k: int) -> None:
+        """Apply the requests' penalties and bans to position k, as they are applied to the target's rows."""
+        for b, sequence in zip(drafting, drafters, strict=True):
+            if sequence.shaping is not None:
+                before = [*sequence.output_ids, *to_host(tokens[b, :k]).tolist()]
+                logits[b, k] = sequence.shaping.apply(logits[b, k], before)
+
+    def _choose(self, sampling: Seq[SamplingParams], logits: Tensor, numbers: Tensor) -> Tensor:
+        """Tokens ``[n]`` from rows ``[n, V]``: what is drawn comes from the very rows that the verifier will see."""
+        if self._argmax:
+            return argmax(logits.float())
+        # A row that makes no distribution is the verifier's to find: it reads them all.
+        tokens, _ = sample(logits, BatchSampling.of(sampling, self._device), numbers)
+        return tokens
 
     def _first_feeds(self, sequences: Seq[Sequence], lengths: Seq[int]) -> tuple[list[int], list[Feed], list[Feed]]:
         """The lengths that can be drafted this round, the feeds of sequences that only catch up, and of the others."""
@@ -77,7 +134,7 @@ class ModelDrafter:
         catching_up: list[Feed] = []
         feeds: list[Feed] = []
         for b, sequence in enumerate(sequences):
-            unseen = sequence.token_ids[self._model.length(sequence.slot) :] if sequence.drafts else []
+            unseen = sequence.token_ids[self._model.length(sequence.slot) :] if sequence.speculates else []
             if len(unseen) > self._prefill_chunk or (lengths[b] == 0 and len(unseen) > 1):
                 # The newest token stays unseen: feeding it yields the first draft row.
                 final[b] = 0
@@ -85,6 +142,14 @@ class ModelDrafter:
             elif lengths[b]:
                 feeds.append(Feed(sequence.slot, unseen, rows=1))
         return final, catching_up, feeds
+
+
+def _cut(proposal: Proposal) -> Proposal:
+    """Without the columns that no sequence drafted."""
+    longest = max(proposal.lengths)
+    if longest == proposal.token_ids.shape[1] or proposal.logits is None:
+        return proposal
+    return replace(proposal, token_ids=proposal.token_ids[:, :longest], logits=proposal.logits[:, :longest])
 
 
 class PromptLookupDrafter:
@@ -115,7 +180,7 @@ class PromptLookupDrafter:
         found = [self._lookup(s.token_ids, length) for s, length in zip(sequences, lengths, strict=True)]
         longest = max(map(len, found), default=0)
         padded = [tokens + [0] * (longest - len(tokens)) for tokens in found]
-        token_ids = torch.tensor(padded, dtype=torch.long, device=self._device).view(len(found), longest)
+        token_ids = to_device(padded, torch.long, self._device).view(len(found), longest)
         return Proposal(token_ids, None, [len(tokens) for tokens in found])
 
     def _lookup(self, token_ids: list[int], length: int) -> list[int]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+import time
 from threading import Lock, Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from spec_cascade.decoding.loop import DecodingLoop
-from spec_cascade.decoding.request import FinishReason
+from spec_cascade.decoding.policy import DraftPolicy, PolicySettings
+from spec_cascade.decoding.request import AUTO, FinishReason
 from spec_cascade.decoding.scheduler import Scheduler
 from spec_cascade.decoding.sequence import Sequence
+from spec_cascade.decoding.shaping import Shaping
 from spec_cascade.decoding.statistics import EngineStatistics, RequestStatistics
+from spec_cascade.decoding.warm_up import warm_up
 from spec_cascade.errors import ConfigError, EngineError
 from spec_cascade.rules import check_draft_mode, with_default_guards
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import torch
 
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Drafts = Literal["sampled", "argmax", "lookup"]
 _IDLE_SECONDS = 0.5
 
 
@@ -36,14 +41,14 @@ class PytorchGeneration:
     def __init__(self, sequence: Sequence, scheduler: Scheduler) -> None:
         self._sequence = sequence
         self._scheduler = scheduler
+        self._ended = False
 
     def __iter__(self) -> Iterator[RoundOutput]:
         """Block for each round's output until the one with a finish reason."""
-        while True:
+        while not self._ended:
             output = self._sequence.outputs.get()
+            self._ended = output.finish_reason is not None
             yield output
-            if output.finish_reason is not None:
-                return
 
     def cancel(self) -> None:
         """Drop the request before its next round."""
@@ -61,7 +66,10 @@ class PytorchEngine:
         stop: Where outputs end.
         prefill_chunk: Most prompt tokens of one request in one forward.
         device: Where the models are.
-        one_hot_drafts: The drafter's proposals come without rows (prompt lookup).
+        fallback: Whether the default draft length gives way to plain decoding while drafts do not pay.
+        drafts: What the drafter proposes: ``sampled`` tokens, the ``argmax`` of its rows, or tokens that it has no rows
+            for (``lookup``).
+        bad_word_ids: The token sequences that a bad word may be written as; None where there is no tokenizer.
 
     Raises:
         ConfigError: The default rule has no meaning with this drafter.
@@ -76,10 +84,14 @@ class PytorchEngine:
         *,
         prefill_chunk: int,
         device: torch.device,
-        one_hot_drafts: bool = False,
+        fallback: bool = False,
+        drafts: Drafts = "sampled",
+        bad_word_ids: Callable[[str], Iterable[tuple[int, ...]]] | None = None,
     ) -> None:
         self._limits = limits
-        self._one_hot_drafts = one_hot_drafts
+        self._drafts = drafts
+        self._stop = stop
+        self._bad_word_ids = bad_word_ids
         self._has_drafter = drafter is not None
         self._check_meaning(limits.default_rule)
         self._scheduler = Scheduler(max_batch_size=limits.max_batch_size, max_queue_size=limits.max_queue_size)
@@ -88,10 +100,15 @@ class PytorchEngine:
             drafter,
             self._scheduler,
             stop,
+            DraftPolicy(PolicySettings(max_draft_length=limits.max_draft_length, fallback=fallback)),
             prefill_chunk=prefill_chunk,
             vocab_size=limits.vocab_size,
             device=device,
         )
+        measures = drafter is not None and (fallback or limits.default_draft_length == AUTO)
+        if measures or device.type == "cuda":
+            # The policy needs to know what rounds cost, and a GPU compiles and captures, before the first request.
+            warm_up(self._loop, limits)
         self._lock = Lock()
         self._closing = False
         self._thread = Thread(target=self._run, name="spec-cascade-loop", daemon=True)
@@ -107,14 +124,7 @@ class PytorchEngine:
         self._check(request)
         rule = with_default_guards(request.rule or self._limits.default_rule)
         self._check_meaning(rule)
-        draft_length = self._limits.default_draft_length if request.draft_length is None else request.draft_length
-        sequence = Sequence(
-            request=request,
-            rule=rule,
-            draft_length=draft_length if self._has_drafter else 0,
-            token_ids=list(request.prompt_ids),
-            statistics=RequestStatistics(rule=str(rule), lossy=rule.lossy, num_prompt_tokens=len(request.prompt_ids)),
-        )
+        sequence = self._sequence(request, rule)
         with self._lock:
             if self._closing:
                 raise EngineError("the engine is closed")
@@ -136,9 +146,40 @@ class PytorchEngine:
         self._scheduler.wake()
         self._thread.join()
 
+    def _sequence(self, request: GenerationRequest, rule: DeferralRule) -> Sequence:
+        chosen = self._limits.default_draft_length if request.draft_length is None else request.draft_length
+        draft_length = chosen if self._has_drafter else 0
+        sampling = request.sampling
+        return Sequence(
+            request=request,
+            rule=rule,
+            draft_length=draft_length,
+            token_ids=list(request.prompt_ids),
+            shaping=Shaping.of(
+                sampling,
+                request.prompt_ids,
+                bad_word_ids=self._banned(sampling.bad_words),
+                end_ids=self._stop.end_ids(sampling),
+            ),
+            deadline=None if request.timeout_ms is None else time.monotonic() + request.timeout_ms / 1000,
+            statistics=RequestStatistics(
+                rule=str(rule),
+                rule_params=rule.parameters,
+                lossy=rule.lossy,
+                num_spec_tokens=draft_length,
+                num_prompt_tokens=len(request.prompt_ids),
+            ),
+        )
+
+    def _banned(self, words: tuple[str, ...]) -> list[tuple[int, ...]]:
+        if words and self._bad_word_ids is None:
+            raise ConfigError("bad_words", list(words), "left out: this engine has no tokenizer")
+        return [ids for word in words if self._bad_word_ids is not None for ids in self._bad_word_ids(word)]
+
     def _check_meaning(self, rule: DeferralRule) -> None:
         if self._has_drafter:
-            check_draft_mode(rule, argmax_drafts=self._one_hot_drafts, gates_available=not self._one_hot_drafts)
+            one_hot = self._drafts != "sampled"
+            check_draft_mode(rule, argmax_drafts=one_hot, gates_available=self._drafts != "lookup")
 
     def _check(self, request: GenerationRequest) -> None:
         limits = self._limits
@@ -148,7 +189,7 @@ class PytorchEngine:
         if not all(0 <= token < limits.vocab_size for token in request.prompt_ids):
             raise ConfigError("prompt", "a token id", f"below the vocabulary size {limits.vocab_size}")
         if request.draft_length is not None and request.draft_length > limits.max_draft_length:
-            allowed = f"an integer in [0, {limits.max_draft_length}]"
+            allowed = f"an integer in [0, {limits.max_draft_length}], or {AUTO} for automatic"
             raise ConfigError("draft_length", request.draft_length, allowed)
 
     def _run(self) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
-from spec_cascade.engines.pytorch.attention import RaggedBatch, Segment
 from spec_cascade.engines.pytorch.cache import SlotCache
+from spec_cascade.engines.pytorch.inputs import fed, ragged
+from spec_cascade.engines.pytorch.static import StaticSteps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,17 +18,45 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from spec_cascade.decoding.models import Feed
+    from spec_cascade.engines.pytorch.attention import SlotBatch
+    from spec_cascade.engines.pytorch.compiled import CompiledForward
+    from spec_cascade.engines.pytorch.inputs import Inputs
 
 
 class CachedModel:
-    """Implements `decoding.models.LanguageModel`; the model must have been loaded with our attention."""
+    """Implements `decoding.models.LanguageModel`; the model must have been loaded with our attention.
 
-    def __init__(self, model: PreTrainedModel, *, slots: int, max_seq_len: int) -> None:
+    Args:
+        model: The decoder.
+        slots: Most live sequences.
+        max_seq_len: Most tokens of a sequence.
+        static: Run decode steps in fixed shapes (`static.StaticSteps`), on CUDA as graphs; None does so on CUDA. On a
+            CPU padding costs more than it saves.
+        compiled: The model's forward, compiled ahead of time; None runs the model itself.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        slots: int,
+        max_seq_len: int,
+        static: bool | None = None,
+        compiled: CompiledForward | None = None,
+    ) -> None:
         self._model = model.eval()
-        parameter = next(model.parameters())
+        self._logits = partial(_logits, self._model) if compiled is None else compiled
+        weight = next(model.parameters())
+        static = weight.is_cuda if static is None else static
         self.cache = SlotCache(
-            model.config, slots=slots, max_seq_len=max_seq_len, dtype=parameter.dtype, device=parameter.device
+            model.config,
+            slots=slots,
+            max_seq_len=max_seq_len,
+            dtype=weight.dtype,
+            device=weight.device,
+            padding=static,
         )
+        self.steps = StaticSteps(self._logits, self.cache) if static else None
 
     @property
     def vocab_size(self) -> int:
@@ -47,30 +77,30 @@ class CachedModel:
 
     @torch.inference_mode()
     def forward(self, feeds: Sequence[Feed]) -> Tensor:
-        """Append the tokens of all feeds in one pass; return logits ``[sum of rows, V]`` in the order of the feeds."""
-        lengths = self.cache.lengths
-        segments = [Segment(f.slot, lengths[f.slot], len(f.token_ids)) for f in feeds]
-        batch = RaggedBatch(segments, self.cache)
-        device = self.cache.device
-        token_ids = torch.tensor([[t for f in feeds for t in f.token_ids]], device=device)
-        output = self._model(
-            input_ids=token_ids,
-            position_ids=batch.positions.unsqueeze(0),
-            use_cache=False,
-            logits_to_keep=torch.tensor(_wanted(feeds), dtype=torch.long, device=device),
-            ragged_batch=batch,
-        )
-        for segment in segments:
-            lengths[segment.slot] += segment.length
-        logits: Tensor = output.logits[0]
+        """Append the tokens of all feeds in one pass; return logits ``[sum of rows, V]`` in the order of the feeds.
+
+        The logits stand until the model's next forward, which may overwrite them.
+        """
+        for feed in feeds:
+            self.cache.reserve(feed.slot, fed(feed))
+        shape = None if self.steps is None else self.steps.shape(feeds)
+        if self.steps is None or shape is None:
+            logits = self._logits(*ragged(feeds, self.cache))
+        else:
+            logits = self.steps.forward(feeds, shape)
+        for feed in feeds:
+            self.cache.extend(feed.slot, fed(feed))
         return logits
 
 
-def _wanted(feeds: Sequence[Feed]) -> list[int]:
-    """Indices, within the packed tokens, of the positions whose logits are wanted."""
-    wanted: list[int] = []
-    end = 0
-    for feed in feeds:
-        end += len(feed.token_ids)
-        wanted.extend(range(end - feed.rows, end))
-    return wanted
+def _logits(model: PreTrainedModel, inputs: Inputs, batch: SlotBatch) -> Tensor:
+    """Logits ``[W, V]`` of the wanted tokens."""
+    output = model(
+        input_ids=inputs.token_ids.unsqueeze(0),
+        position_ids=inputs.positions.unsqueeze(0),
+        use_cache=False,
+        logits_to_keep=inputs.wanted,
+        slot_batch=batch,
+    )
+    logits: Tensor = output.logits[0]
+    return logits

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import torch
+from transformers import AutoConfig
 
 from spec_cascade.decoding.stop import StopConditions
 from spec_cascade.decoding.text import stop_cut
-from spec_cascade.decoding.tokenizer import Tokenizer
+from spec_cascade.decoding.tokenizer import Tokenizer, bad_word_sequences
+from spec_cascade.engines.manifest import CompiledEntry
 from spec_cascade.engines.protocol import EngineLimits
+from spec_cascade.engines.pytorch.compiled import FILE_NAME, CompiledForward
 from spec_cascade.engines.pytorch.drafters import ModelDrafter, PromptLookupDrafter
-from spec_cascade.engines.pytorch.engine import PytorchEngine
+from spec_cascade.engines.pytorch.engine import Drafts, PytorchEngine
+from spec_cascade.engines.pytorch.families import check_attention, check_config, check_context
 from spec_cascade.engines.pytorch.load import load_drafter, load_target
+from spec_cascade.engines.pytorch.memory import MemoryPlan, ModelSize, free_bytes, plan_memory, weight_bytes
 from spec_cascade.engines.pytorch.model import CachedModel
 from spec_cascade.errors import EngineError
+from spec_cascade.processor import instruction_sets
 from spec_cascade.rules import parse_rule
 
 if TYPE_CHECKING:
@@ -24,7 +32,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from spec_cascade.decoding.models import Drafter
-    from spec_cascade.engines.manifest import Manifest
+    from spec_cascade.engines.manifest import EngineDefaults, Manifest
+
+log = logging.getLogger(__name__)
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -41,19 +51,26 @@ def open_pytorch(
         dtype: Type to compute in; None takes the one that the weights are stored in.
 
     Raises:
-        EngineError: A model cannot be loaded.
+        EngineError: A model cannot be loaded, is of a family that cannot be run exactly, or does not fit into memory.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if manifest.target.dtype not in _DTYPES:
         raise EngineError(f"{directory}: dtype {manifest.target.dtype!r} is not known; allowed: {sorted(_DTYPES)}")
-    model = load_target(directory / "target", dtype or _DTYPES[manifest.target.dtype], place)
     defaults = manifest.defaults
-    drafter = _drafter(directory, manifest, model)
+    free = free_bytes(place)
+    _check(directory / "target", defaults.max_seq_len)
+    model = load_target(directory / "target", dtype or _DTYPES[manifest.target.dtype], place)
+    check_attention(model, "target")
+    small = _small_model(directory, manifest, model)
+    compiled = _compiled(directory, manifest, model)
+    plan = _plan([model] if small is None else [model, small], compiled, defaults, free)
+    drafter = _drafter(directory, manifest, model, small, plan, compiled)
+    tokenizer = Tokenizer.load(directory / "tokenizer")
     return PytorchEngine(
-        CachedModel(model, slots=defaults.max_batch_size, max_seq_len=defaults.max_seq_len),
+        _cached(model, plan, compiled.get("target")),
         drafter,
         EngineLimits(
-            max_batch_size=defaults.max_batch_size,
+            max_batch_size=plan.slots,
             max_seq_len=defaults.max_seq_len,
             max_draft_length=defaults.max_draft_length,
             max_queue_size=defaults.max_queue_size,
@@ -64,24 +81,99 @@ def open_pytorch(
         StopConditions(
             frozenset(manifest.vocabulary.eos_token_ids),
             defaults.max_seq_len,
-            partial(stop_cut, Tokenizer.load(directory / "tokenizer")),
+            partial(stop_cut, tokenizer),
         ),
         prefill_chunk=defaults.prefill_chunk,
         device=place,
-        one_hot_drafts=isinstance(drafter, PromptLookupDrafter),
+        fallback=defaults.fallback,
+        drafts=_drafts(manifest),
+        bad_word_ids=partial(bad_word_sequences, tokenizer),
     )
 
 
-def _drafter(directory: Path, manifest: Manifest, target: PreTrainedModel) -> Drafter | None:
+def _drafts(manifest: Manifest) -> Drafts:
+    if manifest.drafter.kind == "prompt_lookup":
+        return "lookup"
+    return "argmax" if manifest.defaults.draft_mode == "argmax" else "sampled"
+
+
+def _check(directory: Path, max_seq_len: int) -> None:
+    """Refuse, before its weights are read, a model that the engine cannot run; its role is its directory's name."""
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise EngineError(f"{directory.name}/ cannot be loaded: {error}") from error
+    check_config(config, directory.name)
+    check_context(config, max_seq_len, directory.name)
+
+
+def _small_model(directory: Path, manifest: Manifest, target: PreTrainedModel) -> PreTrainedModel | None:
+    """The drafter's model; None where the drafter is none, or is no model."""
+    if manifest.drafter.kind != "model":
+        return None
+    _check(directory / "drafter", manifest.defaults.max_seq_len)
+    model = load_drafter(directory / "drafter", target)
+    check_attention(model, "drafter")
+    return model
+
+
+def _compiled(directory: Path, manifest: Manifest, target: PreTrainedModel) -> dict[str, Path]:
+    """The compiled models, by their roles, where this machine can run them and they compute what was asked for."""
+    entry = manifest.compiled
+    if entry is None or target.device.type != "cpu" or target.dtype != _DTYPES[manifest.target.dtype]:
+        return {}
+    here = CompiledEntry(processor=instruction_sets(), torch=version("torch"))
+    if entry != here:
+        log.warning(
+            "%s was compiled by torch %s for %s; here is torch %s on %s: the models run uncompiled, which is slower; "
+            "run spec-cascade build on this machine",
+            *(directory, entry.torch, entry.processor, here.torch, here.processor),
+        )
+        return {}
+    packages = {role: directory / role / FILE_NAME for role in ("target", "drafter")}
+    return {role: package for role, package in packages.items() if package.is_file()}
+
+
+def _cached(model: PreTrainedModel, plan: MemoryPlan, package: Path | None) -> CachedModel:
+    forward = None if package is None else CompiledForward.load(package)
+    return CachedModel(model, slots=plan.slots, max_seq_len=plan.max_seq_len, compiled=forward)
+
+
+def _plan(models: list[PreTrainedModel], compiled: dict[str, Path], defaults: EngineDefaults, free: int) -> MemoryPlan:
+    plan = plan_memory(
+        [ModelSize.of(model.config, model.dtype) for model in models],
+        free=free,
+        weights=weight_bytes(*models) + sum(package.stat().st_size for package in compiled.values()),
+        max_batch_size=defaults.max_batch_size,
+        max_seq_len=defaults.max_seq_len,
+        max_draft_length=defaults.max_draft_length,
+        prefill_chunk=defaults.prefill_chunk,
+    )
+    plan.report()
+    return plan
+
+
+def _drafter(
+    directory: Path,
+    manifest: Manifest,
+    target: PreTrainedModel,
+    small: PreTrainedModel | None,
+    plan: MemoryPlan,
+    compiled: dict[str, Path],
+) -> Drafter | None:
     entry, defaults = manifest.drafter, manifest.defaults
+    if small is not None:
+        return ModelDrafter(
+            _cached(small, plan, compiled.get("drafter")),
+            vocab_size=manifest.vocabulary.vocab_size,
+            prefill_chunk=defaults.prefill_chunk,
+            argmax=defaults.draft_mode == "argmax",
+            confidence=defaults.draft_confidence,
+        )
     if entry.kind == "none":
         return None
-    if entry.kind == "prompt_lookup":
-        if entry.min_ngram is None or entry.max_ngram is None:
-            raise EngineError(f"{directory}: the manifest's prompt_lookup drafter has no n-gram lengths")
-        return PromptLookupDrafter(min_ngram=entry.min_ngram, max_ngram=entry.max_ngram, device=target.device)
-    if entry.kind != "model":
+    if entry.kind != "prompt_lookup":
         raise EngineError(f"{directory}: drafter {entry.kind!r} is not known; allowed: model, prompt_lookup, none")
-    model = load_drafter(directory / "drafter", target)
-    cached = CachedModel(model, slots=defaults.max_batch_size, max_seq_len=defaults.max_seq_len)
-    return ModelDrafter(cached, vocab_size=manifest.vocabulary.vocab_size, prefill_chunk=defaults.prefill_chunk)
+    if entry.min_ngram is None or entry.max_ngram is None:
+        raise EngineError(f"{directory}: the manifest's prompt_lookup drafter has no n-gram lengths")
+    return PromptLookupDrafter(min_ngram=entry.min_ngram, max_ngram=entry.max_ngram, device=target.device)

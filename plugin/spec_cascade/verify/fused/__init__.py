@@ -10,7 +10,7 @@ for sm_90. They have not run on a GPU yet, so nothing is claimed of their speed.
 
 from spec_cascade.verify.fused.packed import Packed
 from spec_cascade.verify.fused.philox import round_uniforms, uniforms
-from spec_cascade.verify.fused.pipeline import launch
+from spec_cascade.verify.fused.pipeline import launch, sample
 from spec_cascade.verify.fused.table import NotFusedError, RuleTable
 
-__all__ = ["NotFusedError", "Packed", "RuleTable", "launch", "round_uniforms", "uniforms"]
+__all__ = ["NotFusedError", "Packed", "RuleTable", "launch", "round_uniforms", "sample", "uniforms"]

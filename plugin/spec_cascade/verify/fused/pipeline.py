@@ -10,16 +10,16 @@ import triton
 from spec_cascade.verify.fused.decide import decide
 from spec_cascade.verify.fused.jit import run
 from spec_cascade.verify.fused.overlap import sum_overlap
-from spec_cascade.verify.fused.packed import Packed
 from spec_cascade.verify.fused.residual import draw_token, sum_weights
 from spec_cascade.verify.fused.rows import finish_rows
 from spec_cascade.verify.fused.scratch import Scratch
+from spec_cascade.verify.fused.table import RuleTable
 from spec_cascade.verify.fused.tiles import summarise_tiles
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from spec_cascade.verify.fused.table import RuleTable
+    from spec_cascade.verify.fused.packed import Packed
     from spec_cascade.verify.sampling import BatchSampling
 
 # Bits of a float32 that numbers of a type never set, rounded down to an even count.
@@ -94,7 +94,8 @@ def launch(
     logits = (draft, target_logits)
     strides = (draft.stride(0), draft.stride(1), target_logits.stride(0), target_logits.stride(1))
     summaries = (scratch.row_fields, scratch.row_indices, scratch.tile_fields, scratch.tile_best)
-    plan = (scratch.plan, scratch.plan_indices)
+    plan, packed = (scratch.plan, scratch.plan_indices), scratch.packed.data
+    scratch.packed.draft_tokens.copy_(draft_tokens)
 
     run(
         summarise_tiles, rows * tiles,
@@ -118,7 +119,7 @@ def launch(
     run(
         decide, batch,
         *logits, *strides, draft_tokens, table.codes, table.parameters, lengths, one_hot, temperature,
-        *summaries, scratch.overlap, uniforms, *plan, scratch.packed, draft_rows, length, vocab, tiles,
+        *summaries, scratch.overlap, uniforms, *plan, packed, draft_rows, length, vocab, tiles,
         width=triton.next_power_of_2(length + 1), overlaps=overlaps, has_draft=has_draft,
         argmax=argmax, warps=4, **of_rows,
     )  # fmt: skip
@@ -129,10 +130,33 @@ def launch(
     )  # fmt: skip
     run(
         draw_token, batch,
-        *logits, *strides, temperature, uniforms, *plan, scratch.weights, scratch.packed, length, vocab, tiles,
+        *logits, *strides, temperature, uniforms, *plan, scratch.weights, packed, length, vocab, tiles,
         lanes=lanes, tile=tile, has_draft=has_draft, warps=warps,
     )  # fmt: skip
-    return Packed(scratch.packed)
+    return scratch.packed
+
+
+def sample(
+    logits: Tensor, sampling: BatchSampling, uniforms: Tensor, *, vocab_size: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """One token from each row of logits ``[B, V]``: a round with nothing drafted.
+
+    Args:
+        logits: As in `launch`.
+        sampling: Sampling parameters of each sequence.
+        uniforms: Numbers in [0, 1), ``[B]``.
+        vocab_size: Tokens that exist.
+
+    Returns:
+        Token ids ``[B]`` and errors ``[B]``, 0 for none, on the device.
+    """
+    batch, device = len(logits), logits.device
+    nothing = torch.zeros(batch, 0, dtype=torch.long, device=device)
+    # A round's numbers are pairs, of which the second draws.
+    pairs = uniforms[:, None, None].expand(batch, 1, 2)
+    table = RuleTable.nothing(batch, device)
+    data = launch(nothing, None, logits.unsqueeze(1), table, sampling, pairs, vocab_size=vocab_size).data
+    return data[:, 1].long(), data[:, 2]
 
 
 def choose_tile(rows: int, vocab: int) -> int:

@@ -67,7 +67,8 @@ def finish_rows(
             tile_fields, tile_best, rows, rows >= 0, inverse, vocab, tiles, lanes, gates, entropy
         )
         peak = tl.sum(peaks, 0)
-        mass = tl.sum(masses, 0)
+        whole = tl.sum(masses, 0)
+        mass = whole
         out = row_fields + row.to(tl.int64) * FIELDS
         indices = row_indices + row.to(tl.int64) * 2
         tl.store(out, peak)
@@ -93,7 +94,8 @@ def finish_rows(
                     )
             tl.store(out + 4, cut)
             tl.store(indices + 1, tie)
-        tl.store(out + 1, mass)
+        # A cut passes over NaN, which makes no row better.
+        tl.store(out + 1, tl.where(whole == whole, mass, whole))
         if ranks:
             judged = (is_draft == 0) & (k < limit)
             if judged:

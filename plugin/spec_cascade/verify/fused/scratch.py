@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from spec_cascade.verify.fused.decide import PLAN_FLOATS, PLAN_INTEGERS
+from spec_cascade.verify.fused.packed import Packed
 from spec_cascade.verify.fused.rows import FIELDS
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Scratch:
         plan: How each sequence's next token comes about, float32.
         plan_indices: The same, int32.
         weights: Sums of the weights of the next token, float64 ``[B, 2, tiles]``.
-        packed: The verdict, int32 ``[B, K + 3]``.
+        packed: The verdict.
     """
 
     tile_fields: Tensor
@@ -38,7 +39,7 @@ class Scratch:
     plan: Tensor
     plan_indices: Tensor
     weights: Tensor
-    packed: Tensor
+    packed: Packed
 
     @classmethod
     def of(cls, batch: int, length: int, rows: int, tiles: int, device: torch.device) -> Scratch:
@@ -56,5 +57,5 @@ class Scratch:
             plan=empty(batch, PLAN_FLOATS.value),
             plan_indices=empty(batch, PLAN_INTEGERS.value, dtype=torch.int32),
             weights=empty(batch, 2, tiles, dtype=torch.float64),
-            packed=empty(batch, length + 3, dtype=torch.int32),
+            packed=Packed.empty(batch, length, device),
         )

@@ -9,6 +9,7 @@ import torch
 
 from spec_cascade.rules.kernel_codes import KernelCode
 from spec_cascade.verify.grouping import rules_of_rows
+from spec_cascade.verify.transfer import to_device, to_host
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,8 +55,8 @@ class RuleTable:
     ) -> RuleTable:
         """The table of a batch, on the device of ``draft_tokens`` ``[B, K]``.
 
-        Drafted tokens are fetched to the host for rules that look at tokens, and only then; the table travels through
-        pinned memory without a wait.
+        Drafted tokens are fetched to the host for rules that look at tokens, and only then: a wait of their own. The
+        table travels without one.
 
         Args:
             rules: Rule of each sequence.
@@ -68,7 +69,7 @@ class RuleTable:
         batch, length = draft_tokens.shape
         tokens = torch.zeros((batch, length), dtype=torch.long)
         if any(rule.looks_at == "tokens" for rule in rules):
-            tokens = draft_tokens.cpu()
+            tokens = to_host(draft_tokens)
         distinct, which = rules_of_rows(rules, places, tokens, torch.full((batch,), length))
         return cls.of_codes([_closed_form(rule) for rule in distinct], which, draft_tokens.device)
 
@@ -78,22 +79,22 @@ class RuleTable:
     ) -> RuleTable:
         """The table of closed ``forms`` and their numbers; ``which`` ``[B, K]``, on the host, picks each row's."""
         present = {code for code, _ in forms}
-        codes = torch.tensor([int(code) for code, _ in forms], dtype=torch.int32)
+        codes = torch.tensor([int(code) for code, _ in forms])
         parameters = torch.tensor([parameter for _, parameter in forms], dtype=torch.float64)
         return cls(
-            codes=_sent(codes[which], device),
-            parameters=_sent(parameters[which], device),
+            codes=to_device(codes[which], torch.int32, device),
+            parameters=to_device(parameters[which], torch.float64, device),
             gates=bool(present & _GATES),
             entropy=bool(present & _ENTROPY),
             ranks=bool(present & _RANKS),
             overlaps=bool(present & _OVERLAP),
         )
 
-
-def _sent(tensor: Tensor, device: torch.device | str) -> Tensor:
-    if torch.device(device).type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+    @classmethod
+    def nothing(cls, batch: int, device: torch.device) -> RuleTable:
+        """The table of ``batch`` sequences without drafts: no rows, nothing sent."""
+        codes = torch.empty(batch, 0, dtype=torch.int32, device=device)
+        return cls(codes, codes.double(), gates=False, entropy=False, ranks=False, overlaps=False)
 
 
 def _closed_form(rule: DeferralRule) -> tuple[KernelCode, float]:
