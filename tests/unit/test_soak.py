@@ -1,0 +1,48 @@
+"""The soak itself: a few seconds of it pass, and it does not pass when a promise is broken."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.soak import __main__ as soak
+from tests.soak.rig import Known, Rig, rig
+from tests.soak.verdict import Sample, growth_mib
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def run(seconds: float, path: Path) -> int:
+    return soak.main(["--minutes", str(seconds / 60), "--threads", "1", "--json", str(path)])
+
+
+def test_a_short_soak_leaves_nothing_behind(tmp_path: Path) -> None:
+    assert run(5, tmp_path / "soak.json") == 0
+    figures = json.loads((tmp_path / "soak.json").read_text())
+    counts = figures["counts"]
+    assert figures["broken"] == []
+    assert sum(figures["num_finished"].values()) == counts["submitted"] > 20
+    assert counts["length"] > 0
+    assert counts["cancelled"] > 0
+    assert figures["num_drafter_failures"] > 0
+    assert len(figures["samples"]) == 8
+
+
+def test_a_soak_in_which_a_client_gets_wrong_tokens_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong() -> Rig:
+        right = rig()
+        return replace(right, known=[Known(k.prompt_ids, tuple(t + 1 for t in k.output_ids)) for k in right.known])
+
+    monkeypatch.setattr(soak, "rig", wrong)
+    assert run(1, tmp_path / "soak.json") == 1
+    assert any("are not the target's" in what for what in json.loads((tmp_path / "soak.json").read_text())["broken"])
+
+
+@pytest.mark.parametrize(("per_sample", "grows"), [(0.0, 0.0), (1.0, 50.0)])
+def test_memory_that_grows_in_the_second_half_is_seen(per_sample: float, grows: float) -> None:
+    zero = Sample(seconds=0, submitted=0, refused=0, tokens=0, failures=0, rss_mib=0, running=0, waiting=0)
+    assert growth_mib([replace(zero, rss_mib=400 + per_sample * i) for i in range(100)]) == grows
