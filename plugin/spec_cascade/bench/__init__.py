@@ -1,0 +1,1 @@
+"""``spec-cascade bench``: an engine measured against itself without drafts, and against transformers."""
