@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 # Raised by hand when the same inputs give another directory than before.
-BUILD_FORMAT = 1
+BUILD_FORMAT = 2
 LIBRARIES = ("gguf", "safetensors", "tokenizers", "torch", "transformers")
 
 

@@ -128,6 +128,8 @@ class PairDefaults(_Section):
     @field_validator("draft_length", mode="before")
     @classmethod
     def _auto_is_a_word(cls, value: object) -> object:
+        if value == -1:
+            raise _refusal("", value, "an integer >= 0 (0 decodes without drafts), or auto")
         return -1 if value == "auto" else value
 
     @model_validator(mode="after")
@@ -135,6 +137,8 @@ class PairDefaults(_Section):
         if self.draft_length > self.max_draft_length:
             limit = f"an integer <= max_draft_length, which is {self.max_draft_length}"
             raise _refusal("draft_length", self.draft_length, limit)
+        if self.draft_length == -1 and self.max_draft_length == 0:
+            raise _refusal("max_draft_length", 0, "an integer >= 1 where draft_length is auto")
         return self
 
 
@@ -160,7 +164,17 @@ class Pair(_Section):
     def _no_drafts_without_a_drafter(self) -> Pair:
         length = self.defaults.draft_length
         if self.drafter is None and length != 0 and "draft_length" in self.defaults.model_fields_set:
-            raise _refusal("defaults.draft_length", length, "0 when drafter is none")
+            written = "auto" if length == -1 else length
+            raise _refusal("defaults.draft_length", written, "0 when drafter is none")
+        return self
+
+    @model_validator(mode="after")
+    def _rows_only_of_a_model(self) -> Pair:
+        if self.drafter is not None and self.drafter.prompt_lookup is None:
+            return self
+        for field in ("draft_mode", "draft_confidence"):
+            if field in self.defaults.model_fields_set:
+                raise _refusal(f"defaults.{field}", getattr(self.defaults, field), "left out: this drafter is no model")
         return self
 
 

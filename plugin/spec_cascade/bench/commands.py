@@ -15,9 +15,11 @@ from spec_cascade.bench.settings import (
     DEFAULT_CONCURRENCY,
     DEFAULT_RULES,
     Settings,
+    check_output,
     check_plot,
     parsed_concurrency,
 )
+from spec_cascade.decoding.request import AUTO
 from spec_cascade.errors import SpecCascadeError
 
 if TYPE_CHECKING:
@@ -27,6 +29,15 @@ if TYPE_CHECKING:
 
 _WIDTH = 120
 _SWEEP = ",".join(map(str, DEFAULT_CONCURRENCY))
+
+
+def _draft_length(text: str) -> int:
+    if text == "auto":
+        return AUTO
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a whole number nor auto") from None
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +52,10 @@ def bench(
         typer.Option("--rule", help="A deferral rule; may be given again.", show_default=", ".join(DEFAULT_RULES)),
     ] = None,
     draft_length: Annotated[
-        int | None, typer.Option(help="Tokens to draft per round; -1 is automatic.", show_default="the engine's")
+        int | None,
+        typer.Option(
+            parser=_draft_length, metavar="N|auto", help="Tokens to draft per round.", show_default="the engine's"
+        ),
     ] = None,
     concurrency: Annotated[
         str | None,
@@ -77,6 +91,9 @@ def bench(
     )
     if find_spec("torch") is None:
         raise SpecCascadeError("bench needs torch: pip install 'spec-cascade[embedded]'")
+    for option, path in (("--json", json_file), ("--plot", plot)):
+        if path is not None:
+            check_output(option, path)
     if plot is not None:
         from spec_cascade.bench.plot import need_matplotlib
 
@@ -118,7 +135,7 @@ def _show(result: Result, settings: Settings, json_file: Path | None, plot: Path
     command = shlex.join(["spec-cascade", *sys.argv[1:]])
     console = Console(highlight=False)
     console.width = max(console.width, _WIDTH)
-    console.print(table(result.lines))
+    console.print(table(result.lines, sampled=settings.temperature > 0))
     for line in notes(result, settings, command):
         console.print(line, markup=False, soft_wrap=True)
     if json_file is not None:

@@ -33,8 +33,13 @@ _COLUMNS = (
 )
 
 
-def table(lines: Sequence[Line]) -> Table:
-    """One row for each number of streams and subject: medians, and ratios with their least and greatest."""
+def table(lines: Sequence[Line], *, sampled: bool) -> Table:
+    """One row for each number of streams and subject: medians, and ratios with their least and greatest.
+
+    Args:
+        lines: The figures.
+        sampled: The temperature is above 0: other draws give other tokens, whose sameness says nothing.
+    """
     rows = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
     rows.add_column("at a\ntime", justify="right", no_wrap=True)
     rows.add_column("subject", no_wrap=True)
@@ -50,7 +55,7 @@ def table(lines: Sequence[Line]) -> Table:
             "-" if line.acceptance is None else f"{line.acceptance:.0%}",
             f"{line.first_token * 1e3:.1f}",
             "-" if line.token_gap is None else f"{line.token_gap * 1e3:.2f}",
-            "-" if line.same_tokens is None else f"{line.same_tokens:.0%}",
+            "-" if line.same_tokens is None or sampled else f"{line.same_tokens:.0%}",
             "/".join(f"{100 * share:.0f}" for share in line.parts.values()) or "-",
             end_section=i + 1 < len(lines) and lines[i + 1].streams != line.streams,
         )
@@ -68,7 +73,8 @@ def notes(result: Result, settings: Settings, command: str) -> list[str]:
     gpu = f", {facts['gpu']}" if facts["gpu"] else ""
     length = "the engine's default" if settings.draft_length is None else str(settings.draft_length)
     lines = [
-        f"{comparison}: {spread(comparison.ratio)}, same tokens {comparison.same_tokens:.0%}"
+        f"{comparison}: {spread(comparison.ratio)}"
+        + ("" if settings.temperature else f", same tokens {comparison.same_tokens:.0%}")
         for comparison in result.comparisons
     ]
     lines += result.remarks
@@ -80,7 +86,8 @@ def notes(result: Result, settings: Settings, command: str) -> list[str]:
         "next token: a chunk's wait, shared out among its tokens; same tokens: outputs equal to target only's; "
         "last column: where the time of the engine's rounds goes",
         *([_PEERS] if result.lineup.generate else []),
-        f"{result.name}, {result.dtype}; {facts['processor']}, {facts['cores']} cores, "
+        f"{result.name}, {result.dtype}, {'compiled' if result.compiled else 'not compiled'}; "
+        f"{facts['processor']}, {facts['cores']} cores, "
         f"{facts['torch_threads']} torch threads, {facts['memory_bytes'] / 2**30:.0f} GiB{gpu}",
         ", ".join([*(f"{name} {number}" for name, number in versions().items()), now()]),
         f"repeat with: {command}",
@@ -96,7 +103,12 @@ def record(result: Result, settings: Settings, command: str) -> dict[str, Any]:
         "date": now(),
         "machine": result.machine,
         "versions": versions(),
-        "engine": {"name": result.name, "dtype": result.dtype},
+        "engine": {
+            "name": result.name,
+            "dtype": result.dtype,
+            "compiled": result.compiled,
+            "defaults": asdict(result.defaults),
+        },
         "settings": {
             **asdict(settings),
             "engine_dir": str(settings.engine_dir),

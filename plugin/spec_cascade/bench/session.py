@@ -19,6 +19,7 @@ from spec_cascade.bench.subjects import NO_DRAFTER, TARGET_ONLY, accepted, open_
 from spec_cascade.bench.summary import summarise
 from spec_cascade.decoding.tokenizer import Tokenizer
 from spec_cascade.engines.manifest import Manifest
+from spec_cascade.engines.pytorch.open import usable_packages
 from spec_cascade.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from spec_cascade.bench.settings import Settings
     from spec_cascade.bench.subjects import EngineSubject
     from spec_cascade.bench.summary import Line
+    from spec_cascade.engines.manifest import EngineDefaults
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,8 @@ class Result:
     Attributes:
         name: The pair's name.
         dtype: In which the engine computes.
+        compiled: Whether it runs its models compiled ahead of time.
+        defaults: The engine's defaults: what a request that says nothing gets.
         concurrency: Streams that were swept over.
         lineup: The subjects.
         runs: Every recorded run.
@@ -50,6 +54,8 @@ class Result:
 
     name: str
     dtype: str
+    compiled: bool
+    defaults: EngineDefaults
     concurrency: tuple[int, ...]
     lineup: Lineup
     runs: Sequence[Run]
@@ -84,7 +90,9 @@ def run(
         ours, remarks, tasks, concurrency = _ours(settings, manifest, stack, clock)
         subjects: list[Subject] = [*ours]
         lineup = _lineup(ours)
-        if settings.peers:
+        if settings.peers and 1 not in concurrency:
+            remarks.append("transformers is left out: it runs one stream, and --concurrency has no 1")
+        elif settings.peers:
             advance("opening transformers")
             length = settings.draft_length
             length = ours[0].engine.limits.default_draft_length if length is None else length
@@ -108,6 +116,8 @@ def run(
     return Result(
         name=manifest.name,
         dtype=manifest.target.dtype,
+        compiled=bool(usable_packages(settings.engine_dir, manifest, device)),
+        defaults=manifest.defaults,
         concurrency=concurrency,
         lineup=lineup,
         runs=runs,
@@ -124,6 +134,8 @@ def _ours(
     """The engine's subjects, remarks on them, the tasks and the concurrency."""
     if settings.rules and manifest.drafter.kind == "none":
         raise ConfigError("--rule", settings.rules[0], "left out: this engine has no drafter")
+    if settings.draft_length and manifest.drafter.kind == "none":
+        raise ConfigError("--draft-length", settings.draft_length, "left out: this engine has no drafter")
     rules = settings.rules or DEFAULT_RULES
     subjects = open_engine_subjects(settings.engine_dir, manifest, rules, settings.draft_length, stack)
     limits = subjects[0].engine.limits

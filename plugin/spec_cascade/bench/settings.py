@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,3 +81,15 @@ def check_plot(path: Path) -> None:
     """
     if path.suffix.lower() not in PLOTS:
         raise ConfigError("--plot", str(path), f"a file that ends in {' or '.join(PLOTS)}")
+
+
+def check_output(option: str, path: Path) -> None:
+    """Refuse a file that cannot be written before anything is measured rather than after it.
+
+    Raises:
+        ConfigError: It is a directory, or there can be no such file.
+    """
+    place = next(parent for parent in (path.absolute().parent, *path.absolute().parents) if parent.exists())
+    known = path if path.exists() else place
+    if path.is_dir() or not place.is_dir() or not os.access(known, os.W_OK):
+        raise ConfigError(option, str(path), "a file that can be written")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence as Seq
 
+    from spec_cascade.decoding.statistics import Timings
+
 _MEMORY = 256
 """Samples after which an old one has lost two thirds of its weight."""
 _OUTLIER = 4.0
@@ -59,7 +61,7 @@ class RoundCosts:
     Attributes:
         draft: One forward of the drafter, over the tokens in it.
         score: The target's forward, over the tokens in it.
-        verify: Judging and committing, over the rows.
+        verify: Judging, over the rows; committing counts with the host.
     """
 
     draft: Line = field(default_factory=Line)
@@ -70,6 +72,14 @@ class RoundCosts:
     def known(self) -> bool:
         """Whether both models have been measured."""
         return self.draft.weight > 0 and self.score.weight > 0
+
+    def add(self, lengths: Seq[int], seconds: Timings) -> None:
+        """Learn from a round in which the sequences drafted so many tokens each."""
+        rows, steps = len(lengths) + sum(lengths), max(lengths)
+        self.score.add(rows, seconds.score)
+        self.verify.add(rows, seconds.verify)
+        if steps:
+            self.draft.add(sum(lengths) / steps, seconds.draft / steps)
 
     def round_seconds(self, lengths: Seq[int]) -> float:
         """A round in which the sequences draft so many tokens each."""

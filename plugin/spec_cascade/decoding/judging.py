@@ -77,6 +77,16 @@ class Scored:
     logits: Tensor
     num_tokens: int
 
+    @property
+    def num_rows(self) -> int:
+        """Rows that are judged or drawn from."""
+        return len(self.sequences) + sum(self.proposal.lengths)
+
+    @property
+    def is_decode_step(self) -> bool:
+        """Whether no prompt was in process, neither the target's nor the drafter's."""
+        return self.num_rows == self.num_tokens and self.proposal.caught_up
+
     def leave_out(self, b: int) -> Scored:
         """Without one of the sequences."""
         others = [i for i in range(len(self.sequences)) if i != b]
@@ -156,3 +166,18 @@ def add_log_probs(scored: Scored, blocks: Seq[Block], *, vocab_size: int) -> Non
             rows = scored.logits[b, : len(block.token_ids), :vocab_size].float().log_softmax(-1)
             tokens = to_device(block.token_ids, torch.long, rows.device).unsqueeze(-1)
             block.log_probs.extend(to_host(rows.gather(-1, tokens).squeeze(-1)).tolist())
+
+
+def padded(logits: Tensor, rows: list[int]) -> Tensor:
+    """Rows of ragged lengths as ``[B, longest, V]``; a short sequence's last row fills its tail and is not read."""
+    if not rows:
+        return logits.unsqueeze(0)
+    longest = max(rows)
+    if min(rows) == longest:
+        return logits.view(len(rows), longest, -1)
+    index: list[list[int]] = []
+    start = 0
+    for count in rows:
+        index.append([start + min(k, count - 1) for k in range(longest)])
+        start += count
+    return logits[to_device(index, torch.long, logits.device)]

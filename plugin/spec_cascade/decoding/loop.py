@@ -15,17 +15,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from spec_cascade.decoding.judging import Scored, add_log_probs, judge, shape
+from spec_cascade.decoding.judging import Scored, add_log_probs, judge, padded, shape
 from spec_cascade.decoding.models import Feed, Proposal
 from spec_cascade.decoding.request import FinishReason, TokenSource
 from spec_cascade.decoding.statistics import EngineStatistics
 from spec_cascade.decoding.stopwatch import Stopwatch
-from spec_cascade.verify import LogitsError, to_device
+from spec_cascade.verify import LogitsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as Seq
-
-    from torch import Tensor
 
     from spec_cascade.decoding.judging import Block
     from spec_cascade.decoding.models import Drafter, LanguageModel
@@ -89,7 +87,7 @@ class DecodingLoop:
         watch.lap("score")
         judged = self._verify(scored)
         watch.lap("verify")
-        self._observe(batch, scored, watch)
+        self._observe(scored, watch)
         for sequence, block in judged:
             self._commit(sequence, block)
         self._commit_seconds = watch.lap("host")
@@ -148,7 +146,7 @@ class DecodingLoop:
             drafted = proposal.token_ids[b, :length] if length else None
             feeds.append(Feed(sequence.slot, pending, rows=length + 1, drafted=drafted))
             sequences.append(sequence)
-        logits = _padded(self.target.forward(feeds), [feed.rows for feed in feeds if feed.rows])
+        logits = padded(self.target.forward(feeds), [feed.rows for feed in feeds if feed.rows])
         num_tokens = sum(len(feed.token_ids) for feed in feeds) + sum(proposal.lengths)
         scored = Scored(sequences, proposal.take([s.slot for s in sequences]), logits, num_tokens)
         shape(scored, vocab_size=self._vocab_size)
@@ -176,24 +174,20 @@ class DecodingLoop:
         self.finish(broken, FinishReason.ERROR, error="the model's logits make no distribution")
         return scored.leave_out(error.sequence)
 
-    def _observe(self, batch: list[Sequence], scored: Scored, watch: Stopwatch) -> None:
+    def _observe(self, scored: Scored, watch: Stopwatch) -> None:
         """Count the round and its seconds, before a last chunk takes a request's statistics away."""
         # The time to commit is known when the round is over: it counts with the next.
         watch.timings.host += self._commit_seconds
         for sequence in self.scheduler.running:
-            # Not of `batch`: those that `_verify` ended have sent their statistics.
+            # Not of the round's whole batch: those that `_verify` ended have sent their statistics.
             sequence.statistics.seconds.add(watch.timings)
         with self._statistics_lock:
             self._statistics.num_rounds += 1
             self._statistics.seconds.add(watch.timings)
-        costs, lengths = self.policy.costs, scored.proposal.lengths
-        rows = len(lengths) + sum(lengths)
-        costs.score.add(scored.num_tokens, watch.timings.score)
-        if rows == scored.num_tokens and len(lengths) == len(batch):
-            # Rounds with prompt tokens in them would tell the drafter's steps too dear.
-            costs.verify.add(rows, watch.timings.verify)
-            if steps := max(lengths):
-                costs.draft.add(sum(lengths) / steps, watch.timings.draft / steps)
+        if scored.is_decode_step and scored.sequences:
+            # Prompts would tell the steps too dear, and a row of a draft as well: hundreds of tokens keep a processor
+            # busy, the few of a block ride on the reading of the weights.
+            self.policy.costs.add(scored.proposal.lengths, watch.timings)
 
     def _commit(self, sequence: Sequence, block: Block) -> None:
         """Append what stands, roll both caches back to it, count it, and send it."""
@@ -210,13 +204,23 @@ class DecodingLoop:
         if reason is None:
             sequence.emit(kept, sources, None, log_probs=log_probs)
         else:
-            self._release(sequence)
-            self._report(sequence, reason, kept, sources, log_probs)
+            self.finish(sequence, reason, kept, sources, log_probs)
 
-    def finish(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> None:
-        """End a live request with what it has sent."""
-        self._release(sequence)
-        self._report(sequence, reason, error=error)
+    def finish(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        token_ids: Seq[int] = (),
+        sources: Seq[TokenSource] = (),
+        log_probs: Seq[float] = (),
+        error: str | None = None,
+    ) -> None:
+        """End a live request with what it has sent, and these last tokens."""
+        try:
+            self._release(sequence)
+        finally:
+            # Nobody else would tell its client if the caches failed here: it runs no more.
+            self._report(sequence, reason, token_ids, sources, log_probs, error)
 
     def _release(self, sequence: Sequence) -> None:
         """Free a live sequence's slot in both caches."""
@@ -278,18 +282,3 @@ def _count(sequence: Sequence, block: Block, sources: list[TokenSource]) -> None
     if block.drafted:
         counts.verifier = block.verifier
         counts.record_step(drafted=block.drafted, accepted=sources.count(TokenSource.DRAFTER))
-
-
-def _padded(logits: Tensor, rows: list[int]) -> Tensor:
-    """Rows of ragged lengths as ``[B, longest, V]``; a short sequence's last row fills its tail and is not read."""
-    if not rows:
-        return logits.unsqueeze(0)
-    longest = max(rows)
-    if min(rows) == longest:
-        return logits.view(len(rows), longest, -1)
-    index: list[list[int]] = []
-    start = 0
-    for count in rows:
-        index.append([start + min(k, count - 1) for k in range(longest)])
-        start += count
-    return logits[to_device(index, torch.long, logits.device)]

@@ -67,12 +67,14 @@ class Proposal:
         logits: The drafter's raw logits, ``[B, K, V]``; None for one-hot proposals.
         lengths: Drafted tokens of each sequence, B of them; 0 is a plain decoding step.
         argmax: The tokens are the argmax of their rows whatever the temperature: q is one-hot, gates are not.
+        caught_up: The drafter fed nothing but what it drafted, and what had just been emitted.
     """
 
     token_ids: Tensor
     logits: Tensor | None
     lengths: list[int]
     argmax: bool = False
+    caught_up: bool = True
 
     @classmethod
     def empty(cls, batch: int, device: torch.device) -> Proposal:
@@ -80,12 +82,12 @@ class Proposal:
         return cls(torch.zeros(batch, 0, dtype=torch.long, device=device), None, [0] * batch)
 
     def take(self, index: Seq[int]) -> Proposal:
-        """The proposals of some of the sequences."""
+        """The proposals of some of the sequences, in ascending order."""
         if len(index) == len(self.lengths):
             return self
         rows = to_device(index, torch.long, self.token_ids.device)
         logits = None if self.logits is None else self.logits[rows]
-        return Proposal(self.token_ids[rows], logits, [self.lengths[i] for i in index], self.argmax)
+        return replace(self, token_ids=self.token_ids[rows], logits=logits, lengths=[self.lengths[i] for i in index])
 
     def without(self, b: int) -> Proposal:
         """The same without the draft of one sequence."""

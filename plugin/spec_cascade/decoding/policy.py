@@ -61,6 +61,7 @@ class DraftPolicy:
         self._rules = AcceptanceByRule()
         self._known: dict[Sequence, Speculation] = {}
         self._batch = Switch(settings.switch)
+        self._judged = False
         self._pause = 0
 
     @property
@@ -74,6 +75,9 @@ class DraftPolicy:
 
     def choose(self, batch: Seq[Sequence]) -> list[int]:
         """K of each live sequence, before the ends of its output and of the cache shorten it; 0 leaves it alone."""
+        if self._judged:
+            self._batch.judged()
+            self._judged = False
         if self._pause:
             self._pause -= 1
             return [0] * len(batch)
@@ -86,7 +90,10 @@ class DraftPolicy:
 
     def observe(self, sequence: Sequence, drafted: int, accepted: int) -> None:
         """Learn from a judged block, before any stop condition cut it."""
-        self._of(sequence).acceptance.record(drafted, accepted)
+        known = self._of(sequence)
+        known.acceptance.record(drafted, accepted)
+        known.switch.judged()
+        self._judged = True
 
     def forget(self, sequence: Sequence) -> None:
         """The request has ended."""

@@ -92,6 +92,18 @@ class EngineDefaults:
     max_queue_size: int
     prefill_chunk: int
 
+    def __post_init__(self) -> None:
+        """Refuse what no build writes: an engine would run on with something else than the manifest says."""
+        longest = self.max_draft_length
+        for name, holds, allowed in (
+            ("max_draft_length", longest >= 0, "in [0, inf)"),
+            ("draft_length", -1 <= self.draft_length <= longest, f"in [-1, {longest}]"),
+            ("draft_mode", self.draft_mode in ("sampled", "argmax"), "sampled or argmax"),
+            ("draft_confidence", 0 <= self.draft_confidence < 1, "in [0, 1)"),
+        ):
+            if not holds:
+                raise ValueError(f"manifest.defaults.{name} is {getattr(self, name)!r}, not {allowed}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:

@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from spec_cascade.rules.rows import Rows
 
 
+MOST_MEMBERS = 16
+"""Of a combination, those of its own combinations counted: each costs a pass, and clients name the rules."""
+
+
 @dataclass(frozen=True)
 class Combination(KeepRule):
-    """Several keep rules that act as one."""
+    """Several keep rules that act as one, at most `MOST_MEMBERS`."""
 
     rules: tuple[KeepRule, ...]
 
@@ -39,6 +43,13 @@ class Combination(KeepRule):
                     str(rule),
                     "made of rules with a keep set (row and token rules); guards go around the whole",
                 )
+        if self.size > MOST_MEMBERS:
+            raise ConfigError(self.name, f"{self.size} rules", f"made of at most {MOST_MEMBERS}, nested ones counted")
+
+    @property
+    def size(self) -> int:
+        """Rules in it that are no combinations."""
+        return sum(rule.size if isinstance(rule, Combination) else 1 for rule in self.rules)
 
     @property
     def reads_draft_gate(self) -> bool:  # type: ignore[override]

@@ -45,7 +45,9 @@ def _outside_prefix(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     """Whether each token lies outside the prefix that top-k and then top-p keep."""
     vocab = logits.shape[-1]
     by_mass = bool(((top_p < 1) & (top_k == vocab)).any())
-    candidates = max(int(torch.where(top_k < vocab, top_k, 1).max()), min(_CANDIDATES, vocab) if by_mass else 1)
+    # A row that keeps more than a few does not make the others rank as many.
+    few = torch.where((top_k < vocab) & (top_k <= _CANDIDATES), top_k, 1)
+    candidates = max(int(few.max()), min(_CANDIDATES, vocab) if by_mass else 1)
     last, ties = _prefix_end(logits, top_k, top_p, candidates)
     # Rows that neither limit concerns keep everything, whatever number of candidates was looked at.
     last = last.masked_fill((top_k == vocab) & (top_p == 1), float("-inf"))
@@ -63,7 +65,8 @@ def _prefix_end(logits: Tensor, top_k: Tensor, top_p: Tensor, candidates: int) -
     kept = _prefix_length(logits, ranked, top_k, top_p)
     last = ranked.gather(-1, kept - 1)
     ties = kept - (ranked > last).sum(-1, keepdim=True)
-    unsettled = ((kept == candidates) & (top_k > candidates) & (top_p < 1)).squeeze(-1)
+    beyond = (top_k > candidates) & ((top_k < vocab) | (top_p < 1))
+    unsettled = (beyond & ((kept == candidates) | (top_k < vocab))).squeeze(-1)
     if not whole and bool(unsettled.any()):
         last[unsettled], ties[unsettled] = _prefix_end(logits[unsettled], top_k[unsettled], top_p[unsettled], vocab)
     return last, ties

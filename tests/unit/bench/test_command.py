@@ -139,6 +139,14 @@ def test_an_engine_without_a_drafter_is_measured_alone(bare_engine: Path, tmp_pa
     assert [line["subject"] for line in found["summary"]] == ["target only", *PEERS]
     with pytest.raises(ConfigError, match=r"--rule = 'strict' .* no drafter"):
         bench(bare_engine, "--rule", "strict")
+    with pytest.raises(ConfigError, match=r"--draft-length = 4 .* no drafter"):
+        bench(bare_engine, "--draft-length", "4", "--no-peers", "--concurrency", "1")
+
+
+def test_transformers_is_left_out_with_a_remark_where_there_is_no_single_stream(engine: Path, tmp_path: Path) -> None:
+    found = measured(engine, tmp_path / "o.json", "--concurrency", "2", "--rule", "strict")
+    assert [line["subject"] for line in found["summary"]] == ["target only", "no drafter", "strict"]
+    assert any(remark.startswith("transformers is left out") for remark in found["remarks"])
 
 
 def test_a_default_rule_that_means_nothing_here_is_left_out_with_a_remark(
@@ -160,6 +168,9 @@ def test_a_default_rule_that_means_nothing_here_is_left_out_with_a_remark(
         (("--draft-length", "99"), "draft_length = 99"),
         (("--rule", "no_such_rule"), "no_such_rule"),
         (("--plot", "a.pdf"), r"\.png or \.svg"),
+        (("--json", "/"), "--json = '/' .* a file that can be written"),
+        (("--json", "/dev/null/a.json"), "--json = '/dev/null/a.json' .* a file that can be written"),
+        (("--plot", "/dev/null/a.png"), "--plot = '/dev/null/a.png' .* a file that can be written"),
     ],
 )
 def test_what_the_engine_cannot_do_is_refused_before_anything_is_measured(

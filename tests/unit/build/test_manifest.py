@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -113,6 +114,12 @@ def _with(section: str | None, name: str, value: object) -> Callable[[dict[str, 
         (_with("defaults", "draft_lenght", 4), "manifest.defaults has an unknown field 'draft_lenght'"),
         (_with("defaults", "max_batch_size", "8"), "manifest.defaults.max_batch_size is '8', not of type int"),
         (_with("defaults", "max_batch_size", True), "manifest.defaults.max_batch_size is True, not of type int"),
+        (_with("defaults", "draft_mode", "Argmax"), "manifest.defaults.draft_mode is 'Argmax', not sampled or argmax"),
+        (_with("defaults", "draft_confidence", 1.0), "manifest.defaults.draft_confidence is 1.0, not in [0, 1)"),
+        (_with("defaults", "draft_confidence", math.nan), "manifest.defaults.draft_confidence is nan, not in [0, 1)"),
+        (_with("defaults", "draft_length", -2), "manifest.defaults.draft_length is -2, not in [-1, 8]"),
+        (_with("defaults", "draft_length", 9), "manifest.defaults.draft_length is 9, not in [-1, 8]"),
+        (_with("defaults", "max_draft_length", -1), "manifest.defaults.max_draft_length is -1, not in [0, inf)"),
         (_with("vocabulary", "eos_token_ids", [2, None]), "manifest.vocabulary.eos_token_ids[1] is None"),
         (_with("vocabulary", "drafter_logits", 1.5), "manifest.vocabulary.drafter_logits is 1.5"),
         (_with("files", "a", {"sha256": "x"}), "manifest.files['a'] has no field 'size'"),

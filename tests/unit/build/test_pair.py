@@ -86,6 +86,19 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"drafter": {"promt_lookup": {}}}, "drafter.promt_lookup is not a field (did you mean 'prompt_lookup'?)"),
     ({"drafter": "nothing"}, "drafter = 'nothing' is not allowed: must be {prune: ...}"),
     ({"drafter": "none", "defaults": {"draft_length": 4}}, "defaults.draft_length = 4 is not allowed: must be 0 when"),
+    (
+        {"drafter": "none", "defaults": {"draft_length": "auto"}},
+        "defaults.draft_length = 'auto' is not allowed: must be 0",
+    ),
+    ({"defaults": {"draft_length": -1}}, "defaults.draft_length = -1 is not allowed: must be an integer >= 0 (0 dec"),
+    (
+        {"defaults": {"draft_length": "auto", "max_draft_length": 0}},
+        "defaults.max_draft_length = 0 is not allowed: must be an integer >= 1 where draft_length is auto",
+    ),
+    (
+        {"drafter": {"prompt_lookup": {}}, "defaults": {"draft_confidence": 0.5}},
+        "defaults.draft_confidence = 0.5 is not allowed: must be left out: this drafter is no model",
+    ),
     ({"defaults": {"draft_lenght": 4}}, "defaults.draft_lenght is not a field (did you mean 'draft_length'?)"),
     ({"defaults": {"draft_length": "4"}}, "defaults.draft_length = '4' is not allowed: must be an integer >= 0"),
     ({"defaults": {"draft_length": 9}}, "defaults.draft_length = 9 is not allowed: must be an integer <= max_draft"),

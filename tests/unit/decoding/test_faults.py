@@ -162,6 +162,29 @@ def test_requests_end_even_if_the_caches_cannot_be_emptied(monkeypatch: pytest.M
     assert not bench.scheduler.running
 
 
+@pytest.mark.parametrize("leaves", ["finished", "cancelled"])
+def test_a_request_whose_slot_cannot_be_freed_hears_of_its_end(leaves: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs no more, so no later failure would reach its client."""
+    bench = Bench(batch=3)
+    first = bench.add(prompt(4, 0), temperature=0, max_tokens=6 if leaves == "finished" else 40)
+    others = [bench.add(prompt(4, i), temperature=0, max_tokens=40) for i in (1, 2)]
+    bench.step()
+    if leaves == "cancelled":
+        first.cancelled.set()
+
+    def refuse(*_arguments: object) -> None:
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(bench.draft_model, "move", refuse)
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        bench.run()
+    bench.loop.abandon(FinishReason.ERROR, error="failed")
+    outputs = drained(first)
+    assert outputs[-1].finish_reason is (FinishReason.LENGTH if leaves == "finished" else FinishReason.CANCELLED)
+    assert len(tokens(outputs)) == first.num_emitted
+    assert [drained(s)[-1].finish_reason for s in others] == [FinishReason.ERROR] * 2
+
+
 def test_a_long_prompt_stalls_nobody() -> None:
     bench = Bench()
     running = [bench.add(prompt(4, i), max_tokens=60, seed=i, draft_length=4 * (i % 2)) for i in range(3)]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from spec_cascade.decoding.request import FinishReason, RoundOutput, TokenSource
 from spec_cascade.errors import QueueFullError
 from tests.unit.decoding.bench import CHUNK, MAX_SEQ_LEN, Bench, drained, prompt, tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Seq
+
+    from spec_cascade.decoding.models import Proposal
+    from spec_cascade.decoding.sequence import Sequence
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -142,3 +148,36 @@ def test_a_full_queue_refuses() -> None:
     with pytest.raises(QueueFullError, match="the limit is 1"):
         bench.add(prompt(4), max_tokens=4)
     bench.run()
+
+
+def test_prompts_do_not_tell_what_a_token_of_a_decode_round_costs() -> None:
+    """Hundreds of tokens take time in proportion; those of a block nearly none: one line through both is wrong."""
+    bench = Bench()
+    bench.add(prompt(60), max_tokens=12, draft_length=0)
+    bench.run()
+    seen = bench.loop.policy.costs.score
+    assert seen.weight > 10
+    assert seen.mean_tokens == 1
+
+
+def test_drafting_stops_by_the_very_rows_that_the_confidence_gate_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a penalty took from the drafter's favourite it is not confident of."""
+    bench = Bench(noise=0.0, confidence=0.5)
+    for model in (bench.target, bench.draft_model):
+        model._model.lm_head.weight.data.mul_(8)
+    peaks: list[float] = []
+    drafter = bench.loop.drafter
+    assert drafter is not None
+    propose = drafter.propose
+
+    def watched(sequences: Seq[Sequence], lengths: Seq[int]) -> Proposal:
+        proposal = propose(sequences, lengths)
+        if proposal.logits is not None:
+            peaks.extend(proposal.logits[0, : proposal.lengths[0]].float().softmax(-1).amax(-1).tolist())
+        return proposal
+
+    monkeypatch.setattr(drafter, "propose", watched)
+    bench.add(prompt(4, 1), max_tokens=60, draft_length=6, presence_penalty=2.0, frequency_penalty=2.0)
+    bench.run()
+    assert len(peaks) > 20
+    assert min(peaks) >= 0.5

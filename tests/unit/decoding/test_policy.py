@@ -13,6 +13,7 @@ from spec_cascade.decoding.request import AUTO, GenerationRequest
 from spec_cascade.decoding.sequence import Sequence
 from spec_cascade.decoding.switch import Switch, SwitchSettings
 from spec_cascade.rules import parse_rule
+from tests.unit.decoding.bench import Bench, prompt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -124,8 +125,20 @@ def test_a_switch_has_a_gap_and_tries_again_for_ever() -> None:
     assert not switch.decide(1.05), "between the two it stays as it is"
     assert switch.decide(1.2)
     assert switch.decide(1.05), "between the two it stays as it is"
-    tried = [switch.decide(0.5) for _ in range(28)]
+    tried = []
+    for _ in range(28):
+        tried.append(switch.decide(0.5))
+        if tried[-1]:
+            switch.judged()
     assert tried == ([False] * 5 + [True] * 2) * 4
+
+
+def test_a_trial_lasts_until_drafts_were_judged() -> None:
+    """A drafter that has to catch up first, chunk by chunk, is not judged by rounds in which it drafts nothing."""
+    switch = Switch(SwitchSettings(probe_after=3, probe_rounds=1))
+    assert [switch.decide(0.5) for _ in range(9)] == [False] * 3 + [True] * 6
+    switch.judged()
+    assert [switch.decide(0.5) for _ in range(4)] == [False] * 3 + [True]
 
 
 def test_nothing_is_concluded_from_too_little() -> None:
@@ -139,7 +152,10 @@ def test_nothing_is_concluded_from_too_little() -> None:
 def test_a_poor_drafter_is_switched_off_probed_and_taken_back() -> None:
     made, one = policy(ratio=0.2), sequence()
     teach(made, one, [0] * 20)
-    rounds = [made.choose([one])[0] for _ in range(68)]
+    rounds = []
+    for _ in range(68):
+        rounds += made.choose([one])
+        teach(made, one, [0] if rounds[-1] else [])
     assert rounds == [0] * 64 + [4] * 4
     assert made.choose([one]) == [0]
     teach(made, one, [4] * 200)
@@ -227,3 +243,25 @@ def test_an_ended_request_is_forgotten() -> None:
     made.forget(one)
     made.forget(one)
     assert not made._known
+
+
+def test_a_round_in_which_the_drafter_catches_up_is_no_measure_of_its_steps() -> None:
+    bench = Bench(fallback=True)
+    one = bench.add(prompt(40), ordered=False, temperature=0, max_tokens=40)
+    for _ in range(4):
+        bench.step()
+    assert one.statistics.num_target_calls == 0, "the prompt goes in five chunks"
+    assert bench.loop.policy.costs.draft.weight == 0
+    bench.step()
+    bench.step()
+    seen = bench.loop.policy.costs.draft.weight
+    assert seen > 0
+    bench.loop.policy.pause()
+    for _ in range(6):
+        bench.step()
+    bench.loop.policy._pause = 0
+    assert bench.draft_model.length(one.slot) < len(one.token_ids) - 2
+    bench.step()
+    assert bench.loop.policy.costs.draft.weight == seen, "it drafted, and caught up"
+    bench.step()
+    assert bench.loop.policy.costs.draft.weight > seen

@@ -7,6 +7,7 @@ Hypothesis submits, steps, cancels, lets time pass and makes the models fail, an
 from __future__ import annotations
 
 import os
+from itertools import count
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,9 @@ class Rounds(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         clock = SimpleNamespace(monotonic=lambda: self.now)
         self.patch.setattr("spec_cascade.decoding.sequence.time", clock)
+        # What a round costs decides how much is drafted: a real clock would give every run of an example other rounds.
+        ticks = count()
+        self.patch.setattr("spec_cascade.decoding.stopwatch.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
 
     @initialize(
         batch=st.integers(1, 4),

@@ -161,3 +161,10 @@ def test_default_guards_are_for_lossy_rules_that_do_not_choose_their_own() -> No
     assert with_default_guards(lossy, strict_prefix_tokens=0) is lossy
     for own in ("token_v3:alpha=0.8,strict_prefix_tokens=0", "strict", "chow:alpha=-0.5", "target_only"):
         assert with_default_guards(parse_rule(own)) == parse_rule(own)
+
+
+def test_a_combination_is_bounded_with_all_that_is_nested_in_it() -> None:
+    many = ", ".join(["top_k:k=2"] * 16)
+    assert parse_rule(f"all_of({many})")
+    with pytest.raises(ConfigError, match="17 rules"):
+        parse_rule(f"any_of(all_of({many}), top_k:k=3)")

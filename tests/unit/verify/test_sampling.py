@@ -136,3 +136,22 @@ def test_draw_of_a_uniform_that_rounds_up_to_the_total_is_the_last_token_with_we
     weights = torch.tensor([[0.0, 0.1, 0.2, 0.0, 0.0]])
     assert draw(weights, torch.tensor([1.0], dtype=torch.float64)).tolist() == [2]
     assert draw(weights, torch.tensor([0.0], dtype=torch.float64)).tolist() == [1]
+
+
+def test_a_request_that_keeps_many_tokens_does_not_make_the_others_rank_as_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logits = torch.randn(2, 1, 5000, generator=torch.Generator().manual_seed(0))
+    few, many = sampling(top_k=50), sampling(top_k=4000, top_p=0.9)
+    alone = torch.cat([BatchSampling.of([p]).probs(row[None]) for p, row in zip((few, many), logits, strict=True)])
+    ranked: list[int] = []
+    topk = torch.Tensor.topk
+
+    def counted(row: torch.Tensor, k: int) -> object:
+        ranked.append(k)
+        return topk(row, k)
+
+    monkeypatch.setattr(torch.Tensor, "topk", counted)
+    together = BatchSampling.of([few, many]).probs(logits)
+    assert torch.equal(together, alone)
+    assert ranked == [50]

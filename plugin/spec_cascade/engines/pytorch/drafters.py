@@ -72,19 +72,22 @@ class ModelDrafter:
             return Proposal.empty(len(sequences), self._device)
 
         batch, longest = len(sequences), max(lengths)
+        # A block that was accepted whole leaves two tokens unseen, any other one.
+        caught_up = not catching_up and all(len(feed.token_ids) <= 2 for feed in feeds)
         tokens = torch.zeros(batch, longest, dtype=torch.long, device=self._device)
         logits = torch.zeros(batch, longest, self._vocab_size, dtype=self._model.cache.keys.dtype, device=self._device)
         numbers = self._numbers(sequences, longest)
         for k in range(longest):
             # Catching up comes last, so that the wanted rows are those of the drafting sequences in order.
             rows = self._model.forward([*feeds, *catching_up])[:, : self._vocab_size]
-            if self._confidence > 0:
-                drafting, rows = self._confident(drafting, rows, lengths, k)
-                if not drafting:
-                    break
             which = to_device(drafting, torch.long, self._device)
             logits[which, k] = rows
             self._shape([sequences[b] for b in drafting], drafting, tokens, logits, k)
+            if self._confidence > 0:
+                drafting = self._confident(drafting, logits[which, k], lengths, k)
+                if not drafting:
+                    break
+                which = to_device(drafting, torch.long, self._device)
             drafters = [sequences[b].request.sampling for b in drafting]
             tokens[which, k] = self._choose(drafters, logits[which, k], numbers[which, k])
             drafting = [b for b in drafting if lengths[b] > k + 1]
@@ -92,7 +95,7 @@ class ModelDrafter:
                 break
             feeds = [Feed(sequences[b].slot, (), rows=1, drafted=tokens[b, k : k + 1]) for b in drafting]
             catching_up = []
-        return _cut(Proposal(tokens, logits, lengths, argmax=self._argmax))
+        return _cut(Proposal(tokens, logits, lengths, argmax=self._argmax, caught_up=caught_up))
 
     def _numbers(self, sequences: Seq[Sequence], longest: int) -> Tensor:
         """What the draws of the block need, ``[B, longest]``."""
@@ -101,16 +104,14 @@ class ModelDrafter:
         steps = positions[:, None] + torch.arange(longest, device=self._device)
         return uniforms(seeds[:, None], steps, Purpose.DRAFT)
 
-    def _confident(self, drafting: list[int], rows: Tensor, lengths: list[int], k: int) -> tuple[list[int], Tensor]:
-        """The sequences, and their rows, in which the drafter is sure enough of position k; the others' blocks end."""
+    def _confident(self, drafting: list[int], rows: Tensor, lengths: list[int], k: int) -> list[int]:
+        """The sequences whose ``rows`` say that the drafter is sure enough of position k; the others' blocks end."""
         peaks = to_host(rows.float().softmax(-1).amax(-1)).tolist()
         # NaN is not for this to judge: the verifier finds it.
-        sure = [i for i, peak in enumerate(peaks) if not peak < self._confidence]
-        for b in {*drafting} - {drafting[i] for i in sure}:
+        sure = [b for b, peak in zip(drafting, peaks, strict=True) if not peak < self._confidence]
+        for b in {*drafting} - {*sure}:
             lengths[b] = k
-        if len(sure) == len(drafting):
-            return drafting, rows
-        return [drafting[i] for i in sure], rows[to_device(sure, torch.long, rows.device)]
+        return sure
 
     @staticmethod
     def _shape(drafters: Seq[Sequence], drafting: list[int], tokens: Tensor, logits: Tensor, k: int) -> None:

@@ -62,7 +62,7 @@ def open_pytorch(
     model = load_target(directory / "target", dtype or _DTYPES[manifest.target.dtype], place)
     check_attention(model, "target")
     small = _small_model(directory, manifest, model)
-    compiled = _compiled(directory, manifest, model)
+    compiled = usable_packages(directory, manifest, place, dtype)
     plan = _plan([model] if small is None else [model, small], compiled, defaults, free)
     drafter = _drafter(directory, manifest, model, small, plan, compiled)
     tokenizer = Tokenizer.load(directory / "tokenizer")
@@ -117,10 +117,12 @@ def _small_model(directory: Path, manifest: Manifest, target: PreTrainedModel) -
     return model
 
 
-def _compiled(directory: Path, manifest: Manifest, target: PreTrainedModel) -> dict[str, Path]:
-    """The compiled models, by their roles, where this machine can run them and they compute what was asked for."""
+def usable_packages(
+    directory: Path, manifest: Manifest, device: torch.device, dtype: torch.dtype | None = None
+) -> dict[str, Path]:
+    """The compiled models, by their roles, where this machine can run them and they compute what is asked for."""
     entry = manifest.compiled
-    if entry is None or target.device.type != "cpu" or target.dtype != _DTYPES[manifest.target.dtype]:
+    if entry is None or device.type != "cpu" or dtype not in (None, _DTYPES[manifest.target.dtype]):
         return {}
     here = CompiledEntry(processor=instruction_sets(), torch=version("torch"))
     if entry != here:
