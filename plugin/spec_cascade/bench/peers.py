@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from spec_cascade.bench.samples import Reply
 from spec_cascade.engines.pytorch.load import load_drafter
+from spec_cascade.engines.pytorch.workers import release_workers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,6 +71,8 @@ class TransformersSubject:
             **sampling,
             **self.options,
         )
+        # Or the next subject, on another thread, would be slow.
+        release_workers()
         return Reply(
             prompt=task.prompt,
             token_ids=tuple(output[0, prompt.shape[1] :].tolist()),

@@ -31,6 +31,11 @@ class Scheduler:
         """Requests without a slot."""
         return len(self._waiting)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs and nothing waits."""
+        return not self.running and not self._waiting
+
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence.
 
@@ -54,7 +59,7 @@ class Scheduler:
     def wait(self, timeout: float) -> None:
         """Block until there may be work, at most ``timeout`` seconds."""
         with self._changed:
-            if not self.running and not self._waiting:
+            if self.is_idle:
                 self._changed.wait(timeout)
 
     def admit(self) -> None:

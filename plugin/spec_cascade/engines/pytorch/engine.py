@@ -15,6 +15,7 @@ from spec_cascade.decoding.sequence import Sequence
 from spec_cascade.decoding.shaping import Shaping
 from spec_cascade.decoding.statistics import EngineStatistics, RequestStatistics
 from spec_cascade.decoding.warm_up import warm_up
+from spec_cascade.engines.pytorch.workers import release_workers
 from spec_cascade.errors import ConfigError, EngineError
 from spec_cascade.rules import check_draft_mode, with_default_guards
 
@@ -109,6 +110,8 @@ class PytorchEngine:
         if measures or device.type == "cuda":
             # The policy needs to know what rounds cost, and a GPU compiles and captures, before the first request.
             warm_up(self._loop, limits)
+        # The models were loaded, and perhaps run, on this thread: from here on the loop's computes.
+        release_workers()
         self._lock = Lock()
         self._closing = False
         self._thread = Thread(target=self._run, name="spec-cascade-loop", daemon=True)
@@ -194,6 +197,8 @@ class PytorchEngine:
 
     def _run(self) -> None:
         while not self._closing:
+            if self._scheduler.is_idle:
+                release_workers()
             self._scheduler.wait(_IDLE_SECONDS)
             try:
                 self._loop.step()
