@@ -59,7 +59,7 @@ def wait_until_ready(server: subprocess.Popen[str]) -> None:
 
 @pytest.mark.usefixtures("demo_engine")
 def test_every_snippet_does_what_the_readme_says() -> None:
-    build, serve, generate, curl, rules, bench = SNIPPETS
+    build, serve, generate, curl, rules, bench_verify, bench = SNIPPETS
     assert "up to date" in output_of(build)
     server = started(serve)
     try:
@@ -71,8 +71,10 @@ def test_every_snippet_does_what_the_readme_says() -> None:
         output, _ = server.communicate(timeout=60)
     assert server.returncode in (0, 130), output
     assert "token_v3" in output_of(rules)
-    measured = output_of(bench)
+    measured = output_of(bench_verify)
     assert all(verifier in measured for verifier in ("softmax, then reject", "reference", "TB/s"))
+    measured = output_of(bench)
+    assert all(subject in measured for subject in ("target only", "no drafter", "strict", "generate", "assisted"))
 
 
 @pytest.mark.usefixtures("demo_engine")
