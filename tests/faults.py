@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from spec_cascade.decoding.request import AUTO
-from spec_cascade.decoding.stop import StopConditions
-from spec_cascade.engines.protocol import EngineLimits
-from spec_cascade.engines.pytorch.attention import ATTENTION
 from spec_cascade.engines.pytorch.drafters import ModelDrafter
-from spec_cascade.engines.pytorch.engine import PytorchEngine
 from spec_cascade.engines.pytorch.model import CachedModel
-from spec_cascade.rules import parse_rule
-from tests.tiny import CPU, VOCAB, noisy, tiny_llama
+from tests.tiny import VOCAB, engine_over, noisy, tiny_llama, under_our_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from spec_cascade.decoding.models import Feed
+    from spec_cascade.engines.pytorch.engine import PytorchEngine
 
 
 class FaultyModel(CachedModel):
@@ -37,8 +32,7 @@ class FaultyModel(CachedModel):
     """
 
     def __init__(self, model: PreTrainedModel, *, slots: int, max_seq_len: int) -> None:
-        copy = deepcopy(model)
-        copy.set_attn_implementation(ATTENTION)
+        copy = under_our_attention(model)
         super().__init__(copy, slots=slots, max_seq_len=max_seq_len)
         self.before: Callable[[], None] = lambda: None
         self.poisoned: Callable[[int], bool] = lambda _slot: False
@@ -112,21 +106,13 @@ def faulty_engine(
     model = tiny_llama()
     target = FaultyModel(model, slots=slots, max_seq_len=max_seq_len)
     drafter = FaultyModel(noisy(model, noise), slots=slots, max_seq_len=max_seq_len)
-    engine = PytorchEngine(
+    engine = engine_over(
         target,
         ModelDrafter(drafter, vocab_size=VOCAB, prefill_chunk=prefill_chunk),
-        EngineLimits(
-            max_batch_size=slots,
-            max_seq_len=max_seq_len,
-            max_draft_length=8,
-            max_queue_size=queue,
-            vocab_size=VOCAB,
-            default_rule=parse_rule("strict"),
-            default_draft_length=draft_length,
-        ),
-        StopConditions(frozenset(), max_seq_len),
+        max_draft_length=8,
+        max_queue_size=queue,
         prefill_chunk=prefill_chunk,
-        device=CPU,
+        draft_length=draft_length,
         fallback=fallback,
     )
     return FaultyEngine(engine, target, drafter)

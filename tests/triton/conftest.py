@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -15,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from rich.console import Console
 
 from spec_cascade.serving.repository import find_model_repository
 from spec_cascade.serving.server import TritonServer
-from spec_cascade_build.build import build
-from tests.unit.build.checkpoints import save_checkpoint, write_pair
+from tests.built import build_tiny
 from tests.unit.serving import scripted
 
 if TYPE_CHECKING:
@@ -68,12 +65,9 @@ def _quiet_libraries() -> Iterator[None]:
 def tiny_engine_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An engine directory built from a random Llama and a byte-level tokenizer."""
     directory = tmp_path_factory.mktemp("tiny")
-    save_checkpoint(directory / "target")
     # Without fallback: whether a random drafter pays would depend on the machine.
     defaults = {"rule": "strict", "max_seq_len": 256, "max_batch_size": 4, "max_queue_size": 16, "fallback": False}
-    pair = write_pair(directory / "pair.yaml", defaults=defaults)
-    build(pair, directory / "engine", Console(file=io.StringIO()))
-    return directory / "engine"
+    return build_tiny(directory, defaults=defaults)
 
 
 @pytest.fixture(scope="session")

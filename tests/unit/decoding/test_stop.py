@@ -13,7 +13,7 @@ from spec_cascade.decoding.request import FinishReason
 from spec_cascade.decoding.sampling import SamplingParams
 from spec_cascade.decoding.stop import StopConditions
 from spec_cascade.decoding.text import stop_cut
-from tests.unit.decoding.test_text import TOKENIZERS
+from tests.unit.decoding.sample_tokenizers import TOKENIZERS
 
 EOS, STOP = 9, 8
 STOPS = StopConditions(frozenset([EOS]), max_seq_len=50)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
-from tokenizers import Tokenizer as RawTokenizer
 
 from spec_cascade.decoding.text import OutputText, stop_cut
-from spec_cascade.decoding.tokenizer import Tokenizer, bad_word_sequences
-from spec_cascade.errors import ConfigError, EngineError
+from tests.unit.decoding.sample_tokenizers import (
+    SPECIAL,
+    TOKENIZERS,
+    WINDOWED,
+)
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    pass
 
-CORPUS = ["the quick brown fox jumps over the lazy dog", "  indented\n\n\ttext", "日本語の文章です", "naïve café"]
 TEXTS = [
     "plain words, with punctuation!",
     "  leading spaces and trailing ones  ",
@@ -30,59 +29,6 @@ TEXTS = [
     "\n\n\tnew\r\nlines\x00and\x7fcontrols",
     "",
 ]
-SPECIAL = "<|end|>"
-
-
-def byte_level() -> Tokenizer:
-    raw = RawTokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=[SPECIAL], initial_alphabet=alphabet, show_progress=False
-    )
-    raw.train_from_iterator(CORPUS * 8, trainer)
-    raw.add_tokens([AddedToken("<tool>", special=False, normalized=False)])
-    return Tokenizer(raw, {"bos_token": SPECIAL})
-
-
-def byte_fallback(last: list[decoders.Decoder]) -> Tokenizer:
-    """As sentencepiece models are converted: pieces with ▁ for spaces, bytes for what the vocabulary lacks."""
-    pieces = ["<unk>", SPECIAL, *(f"<0x{i:02X}>" for i in range(256)), "▁", "▁▁", "▁the", "▁a", "é", "日"]
-    pieces += [chr(i) for i in range(ord("a"), ord("z") + 1)]
-    raw = RawTokenizer(
-        models.BPE({piece: i for i, piece in enumerate(pieces)}, [], unk_token="<unk>", byte_fallback=True)
-    )
-    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    raw.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *last])
-    raw.add_special_tokens([SPECIAL])
-    return Tokenizer(raw)
-
-
-def metaspace() -> Tokenizer:
-    raw = byte_fallback([])._raw
-    raw.decoder = decoders.Metaspace(prepend_scheme="first")
-    return Tokenizer(raw)
-
-
-def whole_words(decoder: decoders.Decoder | None) -> Tokenizer:
-    vocab = {w: i for i, w in enumerate(["[UNK]", SPECIAL, "the", "##re", "dog", "##s", ".", "n't", "do", "é"])}
-    raw = RawTokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
-    if decoder is not None:
-        raw.decoder = decoder
-    raw.add_special_tokens([SPECIAL])
-    return Tokenizer(raw)
-
-
-TOKENIZERS = {
-    "byte_level": byte_level(),
-    "byte_fallback_stripped": byte_fallback([decoders.Strip(" ", 1, 0)]),
-    "byte_fallback": byte_fallback([]),
-    "metaspace": metaspace(),
-    "word_piece": whole_words(decoders.WordPiece()),
-    "no_decoder": whole_words(None),
-}
-WINDOWED = ["byte_level", "byte_fallback_stripped", "byte_fallback", "metaspace"]
 
 
 def pieces(output: OutputText, ids: list[int], sizes: list[int]) -> list[str]:
@@ -327,84 +273,3 @@ def test_each_token_owns_the_text_that_it_released() -> None:
     ids = tokenizer.encode("a😀", add_special_tokens=False)
     assert OutputText(tokenizer).token_pieces(ids, 5, final=True) == ["a", "", "", "", "😀"]
     assert OutputText(tokenizer).token_pieces(ids[:4], 2, final=True) == ["", "\ufffd"]
-
-
-def test_a_bad_word_is_written_at_the_start_of_a_text_and_after_a_space() -> None:
-    tokenizer = TOKENIZERS["byte_level"]
-    sequences = bad_word_sequences(tokenizer, "fox")
-    assert [tokenizer.decode(ids) for ids in sequences] == ["fox", " fox"]
-    assert sequences == bad_word_sequences(tokenizer, "  fox")
-    (whole,) = (ids for ids in sequences if len(ids) == 1)  # the corpus made " fox" a token of its own
-    assert tokenizer.decode(whole) == " fox"
-
-
-@pytest.mark.parametrize("word", ["fox", " lazy dog", "naïve", "\n\n", "😀", " ", "<tool>", SPECIAL])
-def test_wherever_a_word_stands_after_a_space_or_first_its_tokens_stand_there(word: str) -> None:
-    tokenizer = TOKENIZERS["byte_level"]
-    first, *later = bad_word_sequences(tokenizer, word)
-    assert tuple(tokenizer.encode(word.lstrip(" ") or word, add_special_tokens=False)) == first
-    if later:
-        text = f"a {word.lstrip(' ')}"
-        assert tuple(tokenizer.encode(text, add_special_tokens=False))[-len(later[0]) :] == later[0]
-
-
-def test_spellings_that_are_the_same_tokens_come_once() -> None:
-    raw = whole_words(None)._raw
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    assert bad_word_sequences(Tokenizer(raw), "dog.") == ((raw.token_to_id("dog"), raw.token_to_id(".")),)
-
-
-def test_a_word_that_the_tokenizer_writes_with_nothing_has_no_sequences() -> None:
-    raw = whole_words(None)._raw
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    assert bad_word_sequences(Tokenizer(raw), " ") == ()
-
-
-def save(tokenizer: Tokenizer, directory: Path, config: dict[str, object]) -> Path:
-    tokenizer._raw.save(str(directory / "tokenizer.json"))
-    (directory / "tokenizer_config.json").write_text(json.dumps(config))
-    return directory
-
-
-def test_a_loaded_tokenizer_renders_its_chat_template(tmp_path: Path) -> None:
-    template = (
-        "{% for m in messages %}{% generation %}{{ eos_token }}{{ m.role }}: {{ m['content'] | tojson }}\n"
-        "{% endgeneration %}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
-    )
-    config = {"chat_template": template, "eos_token": {"content": SPECIAL, "__type": "AddedToken"}}
-    tokenizer = Tokenizer.load(save(TOKENIZERS["byte_level"], tmp_path, config))
-    messages = [{"role": "user", "content": "<hé>"}]
-    assert tokenizer.render_chat(messages) == f'{SPECIAL}user: "<hé>"\nassistant:'
-
-
-def test_a_refusal_of_the_chat_template_is_an_error_of_the_request(tmp_path: Path) -> None:
-    config = {"chat_template": [{"name": "default", "template": "{{ raise_exception('only users\nplease') }}"}]}
-    tokenizer = Tokenizer.load(save(TOKENIZERS["byte_level"], tmp_path, config))
-    with pytest.raises(ConfigError, match=r"messages = .* chat template accepts \(only users\)$"):
-        tokenizer.render_chat([{"role": "user", "content": "hi"}])
-
-
-def test_a_chat_template_runs_in_a_sandbox(tmp_path: Path) -> None:
-    escape = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
-    tokenizer = Tokenizer.load(save(TOKENIZERS["byte_level"], tmp_path, {"chat_template": escape}))
-    with pytest.raises(ConfigError):
-        tokenizer.render_chat([{"role": "user", "content": "hi"}])
-
-
-def test_a_begin_token_is_not_doubled() -> None:
-    raw = byte_level()._raw
-    raw.post_processor = pytest.importorskip("tokenizers.processors").TemplateProcessing(
-        single=f"{SPECIAL} $A", special_tokens=[(SPECIAL, raw.token_to_id(SPECIAL))]
-    )
-    tokenizer = Tokenizer(raw, {"bos_token": SPECIAL})
-    begin = raw.token_to_id(SPECIAL)
-    assert tokenizer.encode_prompt("hi")[0] == begin
-    assert tokenizer.encode_prompt(f"{SPECIAL}hi") == tokenizer.encode_prompt("hi")
-
-
-def test_a_tokenizer_that_cannot_be_read_says_so(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="tokenizer cannot be read"):
-        Tokenizer.load(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(EngineError, match="tokenizer cannot be read"):
-        Tokenizer.load(tmp_path)

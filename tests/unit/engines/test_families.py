@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,10 +13,10 @@ import transformers
 from spec_cascade.decoding.models import Feed
 from spec_cascade.engines import open_engine
 from spec_cascade.engines.manifest import FileEntry, Manifest
-from spec_cascade.engines.pytorch.attention import ATTENTION
 from spec_cascade.engines.pytorch.families import check_attention, check_config, check_context, longest_context
 from spec_cascade.engines.pytorch.model import CachedModel
 from spec_cascade.errors import EngineError
+from tests.tiny import cached
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,9 +66,7 @@ def model_of(family: str, **settings: object) -> transformers.PreTrainedModel:
 
 
 def ours(model: transformers.PreTrainedModel, slots: int) -> CachedModel:
-    copy = deepcopy(model)
-    copy.set_attn_implementation(ATTENTION)
-    return CachedModel(copy, slots=slots, max_seq_len=64)
+    return cached(model, slots, 64)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,10 +15,10 @@ from spec_cascade.decoding.sampling import SamplingParams
 from spec_cascade.decoding.scheduler import Scheduler
 from spec_cascade.decoding.sequence import Sequence
 from spec_cascade.decoding.stop import StopConditions
-from spec_cascade.engines.pytorch.attention import ATTENTION
 from spec_cascade.engines.pytorch.drafters import ModelDrafter
 from spec_cascade.engines.pytorch.model import CachedModel
 from spec_cascade.rules import parse_rule
+from tests.tiny import under_our_attention
 from tests.unit.engines.test_families import FAMILIES, VOCAB, model_of
 
 if TYPE_CHECKING:
@@ -43,9 +42,7 @@ def cached(
     max_seq_len: int = MAX_SEQ_LEN,
     device: torch.device | str = "cpu",
 ) -> CachedModel:
-    copy = deepcopy(model).to(device)
-    copy.set_attn_implementation(ATTENTION)
-    return CachedModel(copy, slots=slots, max_seq_len=max_seq_len, static=static)
+    return CachedModel(under_our_attention(model, device), slots=slots, max_seq_len=max_seq_len, static=static)
 
 
 class Twins:

@@ -17,7 +17,7 @@ from spec_cascade.serving.detokenise import is_heartbeat, to_text
 from spec_cascade.serving.errors import PassedOnError
 from spec_cascade.serving.parse import CascadeRequest, read_fields
 from spec_cascade.serving.responses import ResponseBuilder, failure, heartbeat, to_arrays
-from tests.unit.decoding.test_text import TOKENIZERS
+from tests.unit.decoding.sample_tokenizers import TOKENIZERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
