@@ -55,11 +55,50 @@ def noisy(model: PreTrainedModel, scale: float, seed: int = 1) -> PreTrainedMode
     return copy
 
 
-def cached(model: PreTrainedModel, slots: int, max_seq_len: int) -> CachedModel:
-    """A copy of the model under our attention."""
-    copy = deepcopy(model)
+def under_our_attention(model: PreTrainedModel, device: torch.device | str = CPU) -> PreTrainedModel:
+    """A copy of the model that a `CachedModel` can run."""
+    copy = deepcopy(model).to(device)
     copy.set_attn_implementation(ATTENTION)
-    return CachedModel(copy, slots=slots, max_seq_len=max_seq_len)
+    return copy
+
+
+def cached(model: PreTrainedModel, slots: int, max_seq_len: int) -> CachedModel:
+    """A copy of the model with a cache."""
+    return CachedModel(under_our_attention(model), slots=slots, max_seq_len=max_seq_len)
+
+
+def engine_over(
+    target: CachedModel,
+    drafter: Drafter | None,
+    *,
+    max_draft_length: int,
+    max_queue_size: int,
+    prefill_chunk: int,
+    draft_length: int,
+    vocab_size: int = VOCAB,
+    rule: str = "strict",
+    eos: frozenset[int] = frozenset(),
+    fallback: bool = False,
+) -> PytorchEngine:
+    """The real engine, with as many and as long requests as the target's cache has room for."""
+    slots, max_seq_len = len(target.cache.lengths), target.cache.max_seq_len
+    return PytorchEngine(
+        target,
+        drafter,
+        EngineLimits(
+            max_batch_size=slots,
+            max_seq_len=max_seq_len,
+            max_draft_length=max_draft_length,
+            max_queue_size=max_queue_size,
+            vocab_size=vocab_size,
+            default_rule=parse_rule(rule),
+            default_draft_length=draft_length,
+        ),
+        StopConditions(eos, max_seq_len),
+        prefill_chunk=prefill_chunk,
+        device=CPU,
+        fallback=fallback,
+    )
 
 
 def tiny_engine(
@@ -87,21 +126,15 @@ def tiny_engine(
         proposer = ModelDrafter(
             model, vocab_size=vocab, prefill_chunk=prefill_chunk, argmax=argmax, confidence=confidence
         )
-    return PytorchEngine(
+    return engine_over(
         cached(target, max_batch_size, max_seq_len),
         proposer,
-        EngineLimits(
-            max_batch_size=max_batch_size,
-            max_seq_len=max_seq_len,
-            max_draft_length=16,
-            max_queue_size=max_queue_size,
-            vocab_size=vocab,
-            default_rule=parse_rule(rule),
-            default_draft_length=draft_length,
-        ),
-        StopConditions(eos, max_seq_len),
+        max_draft_length=16,
+        max_queue_size=max_queue_size,
         prefill_chunk=prefill_chunk,
-        device=CPU,
+        draft_length=draft_length,
+        vocab_size=vocab,
+        rule=rule,
+        eos=eos,
         fallback=fallback,
-        drafts="lookup" if drafter == "lookup" else "argmax" if argmax else "sampled",
     )

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from spec_cascade.engines.manifest import (
     FORMAT,
     DrafterEntry,
@@ -67,7 +65,7 @@ class EngineWriter:
         tokenizer, target = self._model("target", pair.target)
         tokenizer.save_pretrained(directory / "tokenizer", save_jinja_files=False)
         drafter_logits = self._write_drafter(tokenizer, target)
-        compiled = compile_models(directory, getattr(torch, pair.dtype), self._console) if pair.compile else None
+        compiled = compile_models(directory, pair.dtype, self._console) if pair.compile else None
         with step(self._console, "hashing"):
             files = {name: FileEntry.of(directory / name) for name in _file_names(directory)}
         manifest = Manifest(

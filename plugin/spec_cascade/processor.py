@@ -1,7 +1,8 @@
-"""What this machine's processor is called, and what it can do."""
+"""What this machine's processor is called, how much of it there is, and what it can do."""
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
@@ -12,6 +13,11 @@ _INSTRUCTION_SETS = ("sse", "ssse", "avx", "amx", "fma", "f16c", "bmi", "sve", "
 def processor_name() -> str:
     """The processor's name, as its maker gives it where the machine tells."""
     return _field("model name") or platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def instruction_sets() -> str:

@@ -26,7 +26,7 @@ from spec_cascade.bench.machine import machine, now, versions
 from spec_cascade.decoding.models import Feed
 from spec_cascade.engines.manifest import Manifest
 from spec_cascade.engines.pytorch.compiled import COMPILED_ATTENTION, CompiledForward, Forward, compile_model
-from spec_cascade.engines.pytorch.load import load_target
+from spec_cascade.engines.pytorch.load import DTYPES, load_target
 from spec_cascade.engines.pytorch.model import CachedModel
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     manifest = Manifest.read(options.engine)
-    model = load_target(options.engine / "target", getattr(torch, manifest.target.dtype), CPU)
+    model = load_target(options.engine / "target", DTYPES[manifest.target.dtype], CPU)
     models = ways(model)
     lines = measure(models, options.repetitions)
     table = Table("sequences", "tokens of each", *models, title=f"{manifest.name}: speed-up, {manifest.target.dtype}")

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from urllib.request import urlopen
 
-from spec_cascade.processor import processor_name
+from spec_cascade.processor import cores, processor_name
 
 PACKAGES = ("spec-cascade", "torch", "transformers")
 
@@ -23,13 +23,9 @@ def description(server_url: str) -> list[str]:
     versions = [f"{name} {version(name)}" for name in PACKAGES]
     today = datetime.now(timezone.utc).date().isoformat()
     return [
-        ", ".join([processor_name(), f"{_cores()} cores", f"{_memory_gib():.0f} GiB", *_gpus()]),
+        ", ".join([processor_name(), f"{cores()} cores", f"{_memory_gib():.0f} GiB", *_gpus()]),
         ", ".join([*versions, f"Triton server {triton}", f"Python {platform.python_version()}", today]),
     ]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory_gib() -> float:

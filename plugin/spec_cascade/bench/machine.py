@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -11,7 +10,7 @@ from typing import Any
 import psutil
 import torch
 
-from spec_cascade.processor import processor_name
+from spec_cascade.processor import cores, processor_name
 
 PACKAGES = ("spec-cascade", "torch", "transformers")
 
@@ -21,7 +20,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "processor": processor_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cores": cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "gpu": gpu,
         "device": str(device),

@@ -16,7 +16,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
 from spec_cascade.bench.samples import Reply
-from spec_cascade.engines.pytorch.load import load_drafter
+from spec_cascade.engines.pytorch.load import DTYPES, load_drafter
 from spec_cascade.engines.pytorch.workers import release_workers
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from spec_cascade.engines.manifest import Manifest
 
 GENERATE, ASSISTED, LOOKUP = "generate", "assisted", "prompt lookup"
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 _ATTENTION = "sdpa"
 _LOOKUP_TOKENS = 10
 # Never generated; prompt lookup fails where there is no end token at all.

@@ -115,7 +115,6 @@ def judge(scored: Scored, *, vocab_size: int) -> list[Block]:
     if not any(proposal.lengths):
         # Off is off: no drafts, so no verifier; the target's row is sampled as plain decoding does it.
         return _plain(logits[:, 0], sampling, uniforms(seeds, positions, Purpose.DRAW), vocab_size)
-    length = proposal.token_ids.shape[1]
     argmax = torch.ones(len(sequences), dtype=torch.bool, device=logits.device) if proposal.argmax else None
     verdict = verify(
         proposal.token_ids,
@@ -123,20 +122,21 @@ def judge(scored: Scored, *, vocab_size: int) -> list[Block]:
         logits,
         [s.rule for s in sequences],
         sampling,
-        round_uniforms(seeds, positions, length),
+        round_uniforms(seeds, positions, proposal.token_ids.shape[1]),
         draft_lengths=to_device(proposal.lengths, torch.long, logits.device),
         places=[s.place for s in sequences],
         vocab_size=vocab_size,
         argmax_drafts=argmax,
     )
     # The verdict is on the host, whatever device judged.
-    packed = [verdict.accepted[:, None], verdict.next_token[:, None], verdict.deferred, verdict.draft_tokens]
-    blocks = []
-    for drafted, (accepted, token, *rest) in zip(proposal.lengths, torch.cat(packed, 1).tolist(), strict=True):
-        deferred, draft = rest[:drafted], rest[length:]
-        verifier = str(verdict.ran) if drafted else ""
-        blocks.append(Block([*draft[:accepted], token], drafted, [bool(d) for d in deferred], verifier))
-    return blocks
+    parts = (verdict.draft_tokens, verdict.accepted, verdict.next_token, verdict.deferred)
+    ran = str(verdict.ran)
+    return [
+        Block([*draft[:accepted], token], drafted, deferred[:drafted], ran if drafted else "")
+        for drafted, draft, accepted, token, deferred in zip(
+            proposal.lengths, *(part.tolist() for part in parts), strict=True
+        )
+    ]
 
 
 def _plain(logits: Tensor, sampling: BatchSampling, numbers: Tensor, vocab_size: int) -> list[Block]:

@@ -250,13 +250,15 @@ class DecodingLoop:
     def abandon(self, reason: FinishReason, error: str | None = None) -> None:
         """End everything that runs; at close, what waits too."""
         for sequence in reversed(list(self.scheduler.running)):
-            try:
-                self._release(sequence)
-            except Exception:  # a device that has failed for good refuses this too, and the client must hear of it
-                log.exception("a slot could not be emptied")
-            self._report(sequence, reason, error=error)
+            self._finish_anyhow(sequence, reason, error)
         for sequence in self.scheduler.drop_waiting(everything=reason is FinishReason.CANCELLED):
             self._report(sequence, sequence.end_reason or reason)
+
+    def _finish_anyhow(self, sequence: Sequence, reason: FinishReason, error: str | None) -> None:
+        try:
+            self.finish(sequence, reason, error=error)
+        except Exception:  # a device that has failed for good refuses this too, and the others must hear of it
+            log.exception("a slot could not be emptied")
 
     def statistics(self) -> EngineStatistics:
         """A copy of the totals over the ended requests; may be taken by any thread."""

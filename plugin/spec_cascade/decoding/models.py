@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
@@ -94,8 +94,16 @@ class Proposal:
         return replace(self, lengths=[0 if i == b else length for i, length in enumerate(self.lengths)])
 
 
+Drafts = Literal["sampled", "argmax", "lookup"]
+"""What a drafter proposes: samples of its rows, the argmax of its rows, or tokens that it has no rows for."""
+
+
 class Drafter(Protocol):
     """Proposes tokens; what it caches follows the sequences by slot."""
+
+    @property
+    def drafts(self) -> Drafts:
+        """What it proposes."""
 
     def propose(self, sequences: Seq[Sequence], lengths: Seq[int]) -> Proposal:
         """Draft up to ``lengths[b]`` tokens for each sequence; may draft fewer.

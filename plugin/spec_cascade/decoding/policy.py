@@ -132,19 +132,22 @@ class DraftPolicy:
         known = self._of(sequence)
         if not self.costs.known or not self._has_sample(known.acceptance):
             return first
-        choices = range(1, self.settings.max_draft_length + 1) if automatic else [first]
-        speed_ups = {length: self._speed_up(known.acceptance, length, batch_size) for length in choices}
-        best = max(choices, key=speed_ups.__getitem__)
+        longest = self.settings.max_draft_length if automatic else first
+        speed_ups = self._speed_ups(known.acceptance, longest, batch_size)
+        best = max(range(1, longest + 1), key=speed_ups.__getitem__) if automatic else first
         return best if known.switch.decide(speed_ups[best]) else 0
 
     def _has_sample(self, acceptance: Acceptance) -> bool:
         shared = 0 if acceptance.prior is None else acceptance.prior.num_steps
         return max(acceptance.num_steps, shared) >= self.settings.min_steps
 
-    def _speed_up(self, acceptance: Acceptance, length: int, batch_size: int) -> float:
-        tokens = acceptance.expected_tokens(length)[length]
+    def _speed_ups(self, acceptance: Acceptance, longest: int, batch_size: int) -> list[float]:
+        """What is expected of 0, 1, ... ``longest`` drafted tokens, were all of the batch to draft as many."""
         plain = self.costs.round_seconds([0] * batch_size)
-        return tokens * plain / self.costs.round_seconds([length] * batch_size)
+        return [
+            tokens * plain / self.costs.round_seconds([length] * batch_size)
+            for length, tokens in enumerate(acceptance.expected_tokens(longest))
+        ]
 
     def _gain(self, batch: Seq[Sequence], lengths: list[int], free: list[int]) -> float:
         """Tokens per second of the choices over those without them; 1 or more while too little is known."""

@@ -84,11 +84,8 @@ class Shaping:
         by_prefix: dict[tuple[int, ...], set[int]] = {}
         for *prefix, last in filter(None, bad_word_ids):
             by_prefix.setdefault(tuple(prefix), set()).add(last)
-        penalises = (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1, 0, 0)
-        if not (penalises or by_prefix or (sampling.min_tokens and end_ids)):
-            return None
         longest = max(map(len, by_prefix), default=0)
-        return cls(
+        shaping = cls(
             repetition_penalty=sampling.repetition_penalty,
             presence_penalty=sampling.presence_penalty,
             frequency_penalty=sampling.frequency_penalty,
@@ -98,6 +95,8 @@ class Shaping:
             end_ids=end_ids,
             min_tokens=sampling.min_tokens,
         )
+        asks = shaping._penalises or shaping.bans or (shaping.min_tokens and shaping.end_ids)
+        return shaping if asks else None
 
     def apply(self, logits: Tensor, output_ids: Sequence[int]) -> Tensor:
         """Shape one row.

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from spec_cascade.errors import EngineError, did_you_mean
+from spec_cascade.processor import instruction_sets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +64,11 @@ class CompiledEntry:
 
     processor: str
     torch: str
+
+    @classmethod
+    def here(cls) -> CompiledEntry:
+        """Of this machine, as it would compile now."""
+        return cls(processor=instruction_sets(), torch=version("torch"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,6 +84,20 @@ class SlotBatch:
     groups: list[Group]
 
 
+def refuse_inexact(
+    module: torch.nn.Module, attention_mask: Tensor | None, softcap: float | None, s_aux: Tensor | None
+) -> None:
+    """Refuse what this attention cannot do exactly: the last line, behind the checks of `families`.
+
+    Raises:
+        EngineError: The layer asks for it.
+    """
+    if softcap is not None:
+        raise EngineError(f"{type(module).__name__} caps its attention scores, which the pytorch engine cannot do")
+    if attention_mask is not None or s_aux is not None:
+        raise EngineError(f"{type(module).__name__} masks its scores or has sinks, which the pytorch engine cannot do")
+
+
 def slot_attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -115,10 +129,7 @@ def slot_attention(
     Returns:
         Output ``[1, T, H, D]``, and None for the weights.
     """
-    if softcap is not None:
-        raise EngineError(f"{type(module).__name__} caps its attention scores, which the pytorch engine cannot do")
-    if attention_mask is not None or s_aux is not None:
-        raise EngineError(f"{type(module).__name__} masks its scores or has sinks, which the pytorch engine cannot do")
+    refuse_inexact(module, attention_mask, softcap, s_aux)
     if slot_batch is None:
         raise EngineError("the pytorch engine's attention runs only inside its own forward")
     layer = int(module.layer_idx)  # type: ignore[arg-type]

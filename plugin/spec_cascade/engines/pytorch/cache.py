@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from spec_cascade.engines.pytorch.families import head_width, kv_heads
+
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig
@@ -39,9 +41,7 @@ class SlotCache:
         device: torch.device,
         padding: bool = False,
     ) -> None:
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (config.num_hidden_layers, slots, heads, max_seq_len + padding, head_dim)
+        shape = (config.num_hidden_layers, slots, kv_heads(config), max_seq_len + padding, head_width(config))
         self.device = device
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)

@@ -16,7 +16,7 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from spec_cascade.decoding.models import Feed
-from spec_cascade.engines.pytorch.attention import slot_attention
+from spec_cascade.engines.pytorch.attention import refuse_inexact, slot_attention
 from spec_cascade.engines.pytorch.cache import SlotCache
 from spec_cascade.engines.pytorch.inputs import ragged
 from spec_cascade.errors import EngineError
@@ -85,15 +85,15 @@ def _compiled_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001 - see `slot_attention`
+    attention_mask: Tensor | None,
     *,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    if softcap is not None:
-        raise EngineError(f"{type(module).__name__} caps its attention scores, which the pytorch engine cannot do")
+    refuse_inexact(module, attention_mask, softcap, s_aux)
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = -1 if sliding_window is None else sliding_window

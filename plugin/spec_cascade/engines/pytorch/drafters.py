@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,10 +11,12 @@ from spec_cascade.verify import BatchSampling, Purpose, sample, to_device, to_ho
 from spec_cascade.verify.sampling import argmax
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from collections.abc import Sequence as Seq
 
     from torch import Tensor
 
+    from spec_cascade.decoding.models import Drafts
     from spec_cascade.decoding.sampling import SamplingParams
     from spec_cascade.decoding.sequence import Sequence
     from spec_cascade.engines.pytorch.model import CachedModel
@@ -32,6 +33,9 @@ class ModelDrafter:
         confidence: A block ends before the first position at which max q~, the number that the ``chow`` gate reads, is
             below this; 0 never ends one early. It does not depend on the token drawn there, so no law changes. On a
             GPU each drafted token then waits for the host once.
+
+    Attributes:
+        drafts: See `decoding.models.Drafter`.
     """
 
     def __init__(
@@ -46,9 +50,9 @@ class ModelDrafter:
         self._model = model
         self._vocab_size = vocab_size
         self._prefill_chunk = prefill_chunk
-        self._argmax = argmax
         self._confidence = confidence
         self._device = model.cache.device
+        self.drafts: Drafts = "argmax" if argmax else "sampled"
 
     def truncate(self, slot: int, length: int) -> None:
         """Forget all but the first ``length`` tokens of a slot."""
@@ -82,7 +86,7 @@ class ModelDrafter:
             rows = self._model.forward([*feeds, *catching_up])[:, : self._vocab_size]
             which = to_device(drafting, torch.long, self._device)
             logits[which, k] = rows
-            self._shape([sequences[b] for b in drafting], drafting, tokens, logits, k)
+            self._shape({b: sequences[b] for b in drafting}, tokens, logits, k)
             if self._confidence > 0:
                 drafting = self._confident(drafting, logits[which, k], lengths, k)
                 if not drafting:
@@ -95,7 +99,10 @@ class ModelDrafter:
                 break
             feeds = [Feed(sequences[b].slot, (), rows=1, drafted=tokens[b, k : k + 1]) for b in drafting]
             catching_up = []
-        return _cut(Proposal(tokens, logits, lengths, argmax=self._argmax, caught_up=caught_up))
+        # Early ends leave columns that nobody drafted.
+        longest = max(lengths)
+        argmax_drafts = self.drafts == "argmax"
+        return Proposal(tokens[:, :longest], logits[:, :longest], lengths, argmax=argmax_drafts, caught_up=caught_up)
 
     def _numbers(self, sequences: Seq[Sequence], longest: int) -> Tensor:
         """What the draws of the block need, ``[B, longest]``."""
@@ -114,16 +121,16 @@ class ModelDrafter:
         return sure
 
     @staticmethod
-    def _shape(drafters: Seq[Sequence], drafting: list[int], tokens: Tensor, logits: Tensor, k: int) -> None:
+    def _shape(drafting: Mapping[int, Sequence], tokens: Tensor, logits: Tensor, k: int) -> None:
         """Apply the requests' penalties and bans to position k, as they are applied to the target's rows."""
-        for b, sequence in zip(drafting, drafters, strict=True):
+        for b, sequence in drafting.items():
             if sequence.shaping is not None:
                 before = [*sequence.output_ids, *to_host(tokens[b, :k]).tolist()]
                 logits[b, k] = sequence.shaping.apply(logits[b, k], before)
 
     def _choose(self, sampling: Seq[SamplingParams], logits: Tensor, numbers: Tensor) -> Tensor:
         """Tokens ``[n]`` from rows ``[n, V]``: what is drawn comes from the very rows that the verifier will see."""
-        if self._argmax:
+        if self.drafts == "argmax":
             return argmax(logits.float())
         # A row that makes no distribution is the verifier's to find: it reads them all.
         tokens, _ = sample(logits, BatchSampling.of(sampling, self._device), numbers)
@@ -145,14 +152,6 @@ class ModelDrafter:
         return final, catching_up, feeds
 
 
-def _cut(proposal: Proposal) -> Proposal:
-    """Without the columns that no sequence drafted."""
-    longest = max(proposal.lengths)
-    if longest == proposal.token_ids.shape[1] or proposal.logits is None:
-        return proposal
-    return replace(proposal, token_ids=proposal.token_ids[:, :longest], logits=proposal.logits[:, :longest])
-
-
 class PromptLookupDrafter:
     """Proposes what followed the newest n-gram the last time it stood in the text; needs no weights.
 
@@ -163,12 +162,16 @@ class PromptLookupDrafter:
         min_ngram: Shortest suffix that is looked up.
         max_ngram: Longest suffix that is looked up; longer matches win, then later ones.
         device: Where the proposals go.
+
+    Attributes:
+        drafts: See `decoding.models.Drafter`.
     """
 
     def __init__(self, *, min_ngram: int, max_ngram: int, device: torch.device) -> None:
         self._min_ngram = min_ngram
         self._max_ngram = max_ngram
         self._device = device
+        self.drafts: Drafts = "lookup"
 
     def truncate(self, slot: int, length: int) -> None:
         """Nothing is cached."""

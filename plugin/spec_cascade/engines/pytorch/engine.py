@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from spec_cascade.decoding.loop import DecodingLoop
 from spec_cascade.decoding.policy import DraftPolicy, PolicySettings
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Drafts = Literal["sampled", "argmax", "lookup"]
 _IDLE_SECONDS = 0.5
 
 
@@ -68,8 +67,6 @@ class PytorchEngine:
         prefill_chunk: Most prompt tokens of one request in one forward.
         device: Where the models are.
         fallback: Whether the default draft length gives way to plain decoding while drafts do not pay.
-        drafts: What the drafter proposes: ``sampled`` tokens, the ``argmax`` of its rows, or tokens that it has no rows
-            for (``lookup``).
         bad_word_ids: The token sequences that a bad word may be written as; None where there is no tokenizer.
 
     Raises:
@@ -86,14 +83,12 @@ class PytorchEngine:
         prefill_chunk: int,
         device: torch.device,
         fallback: bool = False,
-        drafts: Drafts = "sampled",
         bad_word_ids: Callable[[str], Iterable[tuple[int, ...]]] | None = None,
     ) -> None:
         self._limits = limits
-        self._drafts = drafts
+        self._drafts = None if drafter is None else drafter.drafts
         self._stop = stop
         self._bad_word_ids = bad_word_ids
-        self._has_drafter = drafter is not None
         self._check_meaning(limits.default_rule)
         self._scheduler = Scheduler(max_batch_size=limits.max_batch_size, max_queue_size=limits.max_queue_size)
         self._loop = DecodingLoop(
@@ -151,7 +146,7 @@ class PytorchEngine:
 
     def _sequence(self, request: GenerationRequest, rule: DeferralRule) -> Sequence:
         chosen = self._limits.default_draft_length if request.draft_length is None else request.draft_length
-        draft_length = chosen if self._has_drafter else 0
+        draft_length = 0 if self._drafts is None else chosen
         sampling = request.sampling
         return Sequence(
             request=request,
@@ -175,12 +170,14 @@ class PytorchEngine:
         )
 
     def _banned(self, words: tuple[str, ...]) -> list[tuple[int, ...]]:
-        if words and self._bad_word_ids is None:
+        if not words:
+            return []
+        if self._bad_word_ids is None:
             raise ConfigError("bad_words", list(words), "left out: this engine has no tokenizer")
-        return [ids for word in words if self._bad_word_ids is not None for ids in self._bad_word_ids(word)]
+        return [ids for word in words for ids in self._bad_word_ids(word)]
 
     def _check_meaning(self, rule: DeferralRule) -> None:
-        if self._has_drafter:
+        if self._drafts is not None:
             one_hot = self._drafts != "sampled"
             check_draft_mode(rule, argmax_drafts=one_hot, gates_available=self._drafts != "lookup")
 

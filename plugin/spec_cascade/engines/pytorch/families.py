@@ -187,6 +187,11 @@ def head_width(config: PretrainedConfig) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
+def kv_heads(config: PretrainedConfig) -> int:
+    """Heads that have a key and a value of their own."""
+    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+
+
 def _slides(config: PretrainedConfig, layer: int) -> bool:
     layer_types = getattr(config, "layer_types", None)
     if layer_types is not None:

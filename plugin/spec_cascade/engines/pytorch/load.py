@@ -16,6 +16,8 @@ from spec_cascade.errors import EngineError
 if TYPE_CHECKING:
     from pathlib import Path
 
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+"""What models compute in, by the names of pair files and manifests."""
 SHARED_TENSORS = "shared_tensors.json"
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-from spec_cascade.engines.pytorch.families import head_width
+from spec_cascade.engines.pytorch.families import head_width, kv_heads
 from spec_cascade.errors import EngineError
 
 if TYPE_CHECKING:
@@ -59,13 +59,13 @@ class ModelSize:
     def of(cls, config: PretrainedConfig, dtype: torch.dtype) -> ModelSize:
         """The sizes of a model whose cache has this type."""
         size = dtype.itemsize
-        kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        heads = kv_heads(config)
         windows = len(set(getattr(config, "layer_types", None) or ["one"]))
         hidden = config.hidden_size
         inner = getattr(config, "intermediate_size", None) or 4 * hidden
         return cls(
-            kv_per_token=config.num_hidden_layers * 2 * kv_heads * head_width(config) * size,
-            mask_per_pair=9 + windows * (1 + config.num_attention_heads // kv_heads) * size,
+            kv_per_token=config.num_hidden_layers * 2 * heads * head_width(config) * size,
+            mask_per_pair=9 + windows * (1 + config.num_attention_heads // heads) * size,
             activations_per_token=(8 * hidden + 3 * inner) * size,
             vocab_size=config.vocab_size,
         )

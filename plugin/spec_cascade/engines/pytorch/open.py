@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,13 +16,12 @@ from spec_cascade.engines.manifest import CompiledEntry
 from spec_cascade.engines.protocol import EngineLimits
 from spec_cascade.engines.pytorch.compiled import FILE_NAME, CompiledForward
 from spec_cascade.engines.pytorch.drafters import ModelDrafter, PromptLookupDrafter
-from spec_cascade.engines.pytorch.engine import Drafts, PytorchEngine
+from spec_cascade.engines.pytorch.engine import PytorchEngine
 from spec_cascade.engines.pytorch.families import check_attention, check_config, check_context
-from spec_cascade.engines.pytorch.load import load_drafter, load_target
+from spec_cascade.engines.pytorch.load import DTYPES, load_drafter, load_target
 from spec_cascade.engines.pytorch.memory import MemoryPlan, ModelSize, free_bytes, plan_memory, weight_bytes
 from spec_cascade.engines.pytorch.model import CachedModel
 from spec_cascade.errors import EngineError
-from spec_cascade.processor import instruction_sets
 from spec_cascade.rules import parse_rule
 
 if TYPE_CHECKING:
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
     from spec_cascade.engines.manifest import EngineDefaults, Manifest
 
 log = logging.getLogger(__name__)
-
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def open_pytorch(
@@ -54,12 +50,12 @@ def open_pytorch(
         EngineError: A model cannot be loaded, is of a family that cannot be run exactly, or does not fit into memory.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if manifest.target.dtype not in _DTYPES:
-        raise EngineError(f"{directory}: dtype {manifest.target.dtype!r} is not known; allowed: {sorted(_DTYPES)}")
+    if manifest.target.dtype not in DTYPES:
+        raise EngineError(f"{directory}: dtype {manifest.target.dtype!r} is not known; allowed: {sorted(DTYPES)}")
     defaults = manifest.defaults
     free = free_bytes(place)
     _check(directory / "target", defaults.max_seq_len)
-    model = load_target(directory / "target", dtype or _DTYPES[manifest.target.dtype], place)
+    model = load_target(directory / "target", dtype or DTYPES[manifest.target.dtype], place)
     check_attention(model, "target")
     small = _small_model(directory, manifest, model)
     compiled = usable_packages(directory, manifest, place, dtype)
@@ -86,15 +82,8 @@ def open_pytorch(
         prefill_chunk=defaults.prefill_chunk,
         device=place,
         fallback=defaults.fallback,
-        drafts=_drafts(manifest),
         bad_word_ids=partial(bad_word_sequences, tokenizer),
     )
-
-
-def _drafts(manifest: Manifest) -> Drafts:
-    if manifest.drafter.kind == "prompt_lookup":
-        return "lookup"
-    return "argmax" if manifest.defaults.draft_mode == "argmax" else "sampled"
 
 
 def _check(directory: Path, max_seq_len: int) -> None:
@@ -122,9 +111,9 @@ def usable_packages(
 ) -> dict[str, Path]:
     """The compiled models, by their roles, where this machine can run them and they compute what is asked for."""
     entry = manifest.compiled
-    if entry is None or device.type != "cpu" or dtype not in (None, _DTYPES[manifest.target.dtype]):
+    if entry is None or device.type != "cpu" or dtype not in (None, DTYPES[manifest.target.dtype]):
         return {}
-    here = CompiledEntry(processor=instruction_sets(), torch=version("torch"))
+    here = CompiledEntry.here()
     if entry != here:
         log.warning(
             "%s was compiled by torch %s for %s; here is torch %s on %s: the models run uncompiled, which is slower; "
