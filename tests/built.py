@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def build_tiny(directory: Path, **fields: Any) -> Path:
+def build_tiny(directory: Path, *, tied: bool = True, **fields: Any) -> Path:
     """Build a random Llama with four layers and a drafter pruned from it; ``fields`` replace those of the pair file."""
     from spec_cascade_build.build import build
 
-    save_checkpoint(directory / "target")
+    save_checkpoint(directory / "target", tied=tied)
     pair = write_pair(directory / "pair.yaml", **fields)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPEC_CASCADE_CACHE", str(directory / "cache"))

@@ -13,10 +13,13 @@ from spec_cascade.engines.protocol import EngineLimits
 from spec_cascade.engines.pytorch.attention import ATTENTION
 from spec_cascade.engines.pytorch.drafters import ModelDrafter, PromptLookupDrafter
 from spec_cascade.engines.pytorch.engine import PytorchEngine
+from spec_cascade.engines.pytorch.load import trim_head
 from spec_cascade.engines.pytorch.model import CachedModel
 from spec_cascade.rules import parse_rule
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from transformers import PreTrainedModel
 
     from spec_cascade.decoding.models import Drafter
@@ -52,6 +55,13 @@ def noisy(model: PreTrainedModel, scale: float, seed: int = 1) -> PreTrainedMode
     with torch.no_grad():
         for weight in copy.parameters():
             weight += scale * weight.std() * torch.randn(weight.shape, generator=generator)
+    return copy
+
+
+def trimmed(model: PreTrainedModel, known: Sequence[int]) -> PreTrainedModel:
+    """A copy of the model that knows some tokens only."""
+    copy = deepcopy(model)
+    trim_head(copy, torch.tensor(known))
     return copy
 
 
@@ -115,16 +125,22 @@ def tiny_engine(
     fallback: bool = False,
     argmax: bool = False,
     confidence: float = 0.0,
+    known: Sequence[int] | None = None,
 ) -> PytorchEngine:
-    """The real engine over tiny models; ``drafter="lookup"`` is prompt lookup."""
+    """The real engine over tiny models; ``drafter="lookup"`` is prompt lookup, ``known`` trims a drafter's head."""
     vocab = target.config.vocab_size
     proposer: Drafter | None = None
     if drafter == "lookup":
         proposer = PromptLookupDrafter(min_ngram=1, max_ngram=3, device=CPU)
     elif drafter is not None:
-        model = cached(drafter, max_batch_size, max_seq_len)
+        assert not isinstance(drafter, str)
         proposer = ModelDrafter(
-            model, vocab_size=vocab, prefill_chunk=prefill_chunk, argmax=argmax, confidence=confidence
+            cached(drafter if known is None else trimmed(drafter, known), max_batch_size, max_seq_len),
+            vocab_size=vocab,
+            prefill_chunk=prefill_chunk,
+            head=None if known is None else torch.tensor(known),
+            argmax=argmax,
+            confidence=confidence,
         )
     return engine_over(
         cached(target, max_batch_size, max_seq_len),

@@ -16,7 +16,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
 from spec_cascade.bench.samples import Reply
-from spec_cascade.engines.pytorch.load import DTYPES, load_drafter
+from spec_cascade.engines.pytorch.load import DTYPES, load_drafter, logits_width
 from spec_cascade.engines.pytorch.workers import release_workers
 
 if TYPE_CHECKING:
@@ -137,10 +137,11 @@ def open_peers(
         return [*plain, *drafting], []
     if entry.kind != "model":
         return plain, []
-    if manifest.vocabulary.drafter_logits != manifest.vocabulary.target_logits:
+    # transformers knows no trimmed heads.
+    drafter = load_drafter(directory / "drafter", model, whole_head=True)
+    if logits_width(drafter) != logits_width(model):
         return plain, ["assisted generation is left out: transformers wants logits of one width of both models"]
     names = [f"{ASSISTED} {dtype}", *([f"{ASSISTED} {dtype} K={draft_length}"] if draft_length > 0 else [])]
-    drafter = load_drafter(directory / "drafter", model)
     drafter.eval().set_attn_implementation(_ATTENTION)
     lengths = [None, draft_length]
     drafting = [

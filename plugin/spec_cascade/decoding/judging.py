@@ -127,6 +127,7 @@ def judge(scored: Scored, *, vocab_size: int) -> list[Block]:
         places=[s.place for s in sequences],
         vocab_size=vocab_size,
         argmax_drafts=argmax,
+        draft_index=proposal.index,
     )
     # The verdict is on the host, whatever device judged.
     parts = (verdict.draft_tokens, verdict.accepted, verdict.next_token, verdict.deferred)

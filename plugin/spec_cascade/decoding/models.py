@@ -68,6 +68,8 @@ class Proposal:
         lengths: Drafted tokens of each sequence, B of them; 0 is a plain decoding step.
         argmax: The tokens are the argmax of their rows whatever the temperature: q is one-hot, gates are not.
         caught_up: The drafter fed nothing but what it drafted, and what had just been emitted.
+        index: For a drafter that knows a part of the vocabulary only: the token id of each column of ``logits``,
+            ``[Vd]``, which are then ``[B, K, Vd]``; None is all.
     """
 
     token_ids: Tensor
@@ -75,6 +77,7 @@ class Proposal:
     lengths: list[int]
     argmax: bool = False
     caught_up: bool = True
+    index: Tensor | None = None
 
     @classmethod
     def empty(cls, batch: int, device: torch.device) -> Proposal:

@@ -11,6 +11,7 @@ import torch
 from spec_cascade.errors import ConfigError
 from spec_cascade.verify import draws, reference
 from spec_cascade.verify.sampling import draw
+from spec_cascade.verify.scored import widened
 from spec_cascade.verify.verdict import Ran, Verdict
 
 if TYPE_CHECKING:
@@ -58,15 +59,15 @@ def verify(
         places: Where each sequence's first drafted row stands in its request.
         vocab_size: Tokens that exist.
         argmax_drafts: ``[B]`` or None.
-        draft_index: ``[Vd]`` or None.
+        draft_index: ``[Vd]`` or None; the kernels get rows of -inf elsewhere.
         backend: ``reference`` or ``fused`` insist on one; ``fused`` also runs interpreted on the CPU.
 
     Raises:
         LogitsError: A row holds NaN, +inf or nothing but -inf; the message names it.
         ConfigError: ``fused`` was asked for where it cannot run; the message says why.
-        ValueError: The widths do not fit.
+        ValueError: The widths do not fit, or the reference finds a drafted id that is not in ``draft_index``.
     """
-    obstacle = _obstacle(draft_logits, target_logits, draft_index, backend)
+    obstacle = _obstacle(draft_logits, target_logits, backend)
     table = None
     if not obstacle:
         table, obstacle = _table(rules, draft_tokens, places)
@@ -75,6 +76,9 @@ def verify(
     if table is not None:
         from spec_cascade.verify.fused import launch
 
+        if draft_logits is not None and draft_index is not None:
+            vocab = reference.vocabulary(draft_logits, target_logits, vocab_size, draft_index)
+            draft_logits = widened(draft_logits, draft_index, vocab)
         return launch(
             draft_tokens,
             draft_logits,
@@ -121,7 +125,7 @@ def sample(
         NaN, +inf or nothing but -inf, and its token then means nothing.
     """
     vocab = logits.shape[-1] if vocab_size is None else vocab_size
-    if _obstacle(None, logits, None, "auto"):
+    if _obstacle(None, logits, "auto"):
         logits = logits[:, :vocab]
         probs = sampling.probs(logits[:, None]).squeeze(1)
         # What does not exist would end the process in the next embedding, on a GPU.
@@ -152,7 +156,7 @@ def round_uniforms(seeds: Tensor, positions: Tensor, length: int) -> Tensor:
     return philox.round_uniforms(seeds, positions, length)
 
 
-def _obstacle(draft_logits: Tensor | None, target_logits: Tensor, draft_index: Tensor | None, backend: Backend) -> str:
+def _obstacle(draft_logits: Tensor | None, target_logits: Tensor, backend: Backend) -> str:
     """Why the kernels cannot take these tensors; empty if they can. Rules are another matter."""
     logits = [rows for rows in (draft_logits, target_logits) if rows is not None]
     if backend == "reference":
@@ -161,8 +165,6 @@ def _obstacle(draft_logits: Tensor | None, target_logits: Tensor, draft_index: T
         return "the logits are not on a CUDA device"
     if not _has_triton():
         return "Triton-lang is not installed"
-    if draft_index is not None:
-        return "the drafter knows a part of the vocabulary only"
     if any(rows.dtype not in _FUSED_TYPES for rows in logits):
         return "the logits are not float16, bfloat16 or float32"
     if any(rows.stride(-1) != 1 for rows in logits):

@@ -61,7 +61,7 @@ def verify(
     """
     batch, length = draft_tokens.shape
     lengths = draft_tokens.new_full((batch,), length) if draft_lengths is None else draft_lengths
-    vocab = _vocabulary(draft_logits, target_logits, vocab_size, draft_index)
+    vocab = vocabulary(draft_logits, target_logits, vocab_size, draft_index)
     blocks = ScoredBlocks.of(
         draft_tokens,
         draft_logits,
@@ -106,7 +106,7 @@ def verify(
     )
 
 
-def _vocabulary(
+def vocabulary(
     draft_logits: Tensor | None,
     target_logits: Tensor,
     vocab_size: int | None,

@@ -119,6 +119,12 @@ class ScoredBlocks:
         return p if self.target_logits is None else self._target(self.target_logits, index).softmax(-1)
 
 
+def widened(logits: Tensor, index: Tensor, vocab: int) -> Tensor:
+    """Logits ``[..., vocab]`` of columns that are the tokens ``index`` ``[Vd]``: -inf, so no chance, at the others."""
+    whole = logits.new_full((*logits.shape[:-1], vocab), float("-inf"))
+    return whole.index_copy_(-1, index, logits[..., : len(index)])
+
+
 def _at(rows: Tensor, index: Index | None) -> Tensor:
     return rows if index is None else rows[index]
 

@@ -18,7 +18,7 @@ from spec_cascade.engines.manifest import FILE_NAME as MANIFEST
 from spec_cascade.engines.manifest import Manifest
 from spec_cascade.engines.pytorch.attention import ATTENTION
 from spec_cascade.engines.pytorch.compiled import FILE_NAME, CompiledForward, compile_model
-from spec_cascade.engines.pytorch.load import load_drafter, load_target
+from spec_cascade.engines.pytorch.load import load_drafter, load_target, trim_head
 from spec_cascade.engines.pytorch.model import CachedModel
 from spec_cascade.errors import EngineError
 from spec_cascade.processor import instruction_sets
@@ -117,12 +117,13 @@ def test_what_computes_something_else_is_refused(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / FILE_NAME).exists()
 
 
-def test_a_family_that_lays_its_rows_out_otherwise_is_compiled_right(tmp_path: Path) -> None:
+def test_a_family_that_lays_its_rows_out_otherwise_is_compiled_right_and_with_a_trimmed_head(tmp_path: Path) -> None:
     """Phi hands the attention contiguous heads: once a layout that the compiler did not expect."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
     config = PhiConfig(vocab_size=96, num_hidden_layers=2, initializer_range=0.3, **sizes)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION).eval()
+    trim_head(model, torch.arange(0, 96, 3))
     compile_model(model, tmp_path / FILE_NAME)
     plain = CachedModel(model, slots=2, max_seq_len=64)
     compiled = CachedModel(model, slots=2, max_seq_len=64, compiled=CompiledForward.load(tmp_path / FILE_NAME))

@@ -30,18 +30,20 @@ SAMPLES = 4000
 
 @dataclass(frozen=True)
 class Way:
-    """A rule, and how is drafted and sampled."""
+    """A rule, and how is drafted and sampled; ``known`` are the tokens of a trimmed head."""
 
     rule: str
     argmax: bool = False
     confidence: float = 0.0
     sampling: dict[str, Any] = field(default_factory=dict)
+    known: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
-        drafts = "argmax " if self.argmax else ""
+        drafts = ("trimmed " if self.known else "") + ("argmax " if self.argmax else "")
         return f"{drafts}{self.rule} {self.confidence or ''} {' '.join(self.sampling)}"
 
 
+KNOWN = (0, 2, 3, 5)
 PENALTIES = {"repetition_penalty": 1.6, "presence_penalty": 0.7, "frequency_penalty": -0.4}
 WAYS = [
     Way("strict"),
@@ -55,13 +57,21 @@ WAYS = [
     Way("strict", confidence=0.3),
     Way("strict", sampling=PENALTIES),
     Way("token_v3:alpha=0.6", sampling=PENALTIES),
+    Way("token_v3:alpha=0.6", known=KNOWN),
+    Way("mix:weight=0.5", known=KNOWN),
+    Way("strict", argmax=True, known=KNOWN),
+    Way("token_v3:alpha=0.6", sampling=PENALTIES, known=KNOWN),
 ]
 P_VALUE = 1e-3 / (len(WAYS) + 1)
 
 
-def logits(model: torch.nn.Module, context: tuple[int, ...], way: Way) -> torch.Tensor:
+def logits(
+    model: torch.nn.Module, context: tuple[int, ...], way: Way, known: tuple[int, ...] | None = None
+) -> torch.Tensor:
     with torch.inference_mode():
         row = model(torch.tensor([context])).logits[0, -1].double()
+    if known is not None:
+        row = row.where(torch.isin(torch.arange(VOCAB), torch.tensor(known)), -torch.inf)
     shaping = Shaping.of(SamplingParams(**way.sampling), PROMPT, bad_word_ids=(), end_ids=frozenset())
     return row if shaping is None else shaping.apply(row, context[len(PROMPT) :])
 
@@ -80,7 +90,7 @@ def joint_law(way: Way, target: torch.nn.Module, drafter: torch.nn.Module) -> to
 def law_at(
     rule: DeferralRule, way: Way, target: torch.nn.Module, drafter: torch.nn.Module, context: tuple[int, ...]
 ) -> torch.Tensor:
-    gate, p = logits(drafter, context, way).softmax(-1), logits(target, context, way).softmax(-1)
+    gate, p = logits(drafter, context, way, way.known).softmax(-1), logits(target, context, way).softmax(-1)
     q = torch.zeros_like(gate).scatter_(-1, gate.argmax(-1, keepdim=True), 1) if way.argmax else gate
     return rule.law(q, p, gate, p)
 
@@ -102,6 +112,7 @@ def test_output_is_an_exact_sample_of_the_rules_law(way: Way) -> None:
         draft_length=2,
         argmax=way.argmax,
         confidence=way.confidence,
+        known=way.known,
     )
     unguarded = parse_rule(f"{way.rule}{',' if ':' in way.rule else ':'}strict_prefix_tokens=0")
     counts = torch.zeros(VOCAB, VOCAB, VOCAB, dtype=torch.float64)
@@ -138,7 +149,8 @@ def p_value(counts: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def test_the_laws_can_be_told_apart_at_this_sample_size() -> None:
-    strict, lossy, argmax, shaped = (joint_law(WAYS[i], *models()) * SAMPLES for i in (0, 1, 7, 9))
+    strict, lossy, argmax, shaped, trimmed = (joint_law(WAYS[i], *models()) * SAMPLES for i in (0, 1, 7, 9, 11))
     for other in (lossy, argmax, shaped):
         assert p_value(other, strict) < P_VALUE
-    assert p_value(argmax, lossy) < P_VALUE
+    for other in (argmax, trimmed):
+        assert p_value(other, lossy) < P_VALUE

@@ -8,7 +8,6 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from transformers import LlamaConfig
 
 from spec_cascade.engines import open_engine
 from spec_cascade.engines.pytorch import memory
@@ -22,13 +21,13 @@ from spec_cascade.engines.pytorch.memory import (
     weight_bytes,
 )
 from spec_cascade.errors import EngineError
-from tests.tiny import tiny_llama
+from tests.tiny import VOCAB, tiny_llama, trimmed
 
-TARGET = ModelSize(kv_per_token=1000, mask_per_pair=3, activations_per_token=50, vocab_size=100)
-DRAFTER = ModelSize(kv_per_token=200, mask_per_pair=1, activations_per_token=10, vocab_size=100)
+TARGET = ModelSize(kv_per_token=1000, mask_per_pair=3, activations_per_token=50, logits_per_row=2400)
+DRAFTER = ModelSize(kv_per_token=200, mask_per_pair=1, activations_per_token=10, logits_per_row=2400)
 # Per slot, with C = 10, K = 4, L = 20: cache, logits, prefill, mask of both models.
 CACHE = 20 * (1000 + 200)
-BUFFERS = 2 * 5 * 100 * 4 * 6 + 10 * (50 + 10) + 10 * 20 * (3 + 1)
+BUFFERS = 2 * 5 * 2400 + 10 * (50 + 10) + 10 * 20 * (3 + 1)
 
 
 def plan(free: int, *, weights: int = 0, max_batch_size: int = 8, max_seq_len: int = 20) -> MemoryPlan:
@@ -78,13 +77,23 @@ def test_where_the_weights_alone_are_too_much_no_length_is_advised() -> None:
 
 
 def test_the_planned_cache_is_the_cache_that_is_allocated() -> None:
-    config = LlamaConfig(
-        num_hidden_layers=3, hidden_size=48, num_attention_heads=6, num_key_value_heads=2, vocab_size=64
-    )
-    cache = SlotCache(config, slots=4, max_seq_len=32, dtype=torch.bfloat16, device=torch.device("cpu"))
-    size = ModelSize.of(config, torch.bfloat16)
+    model = tiny_llama().bfloat16()
+    cache = SlotCache(model.config, slots=4, max_seq_len=32, dtype=torch.bfloat16, device=torch.device("cpu"))
+    size = ModelSize.of(model)
     assert 4 * 32 * size.kv_per_token == cache.keys.nbytes + cache.values.nbytes
-    assert size.mask_per_pair == 9 + (1 + 3) * 2
+    assert size.mask_per_pair == 9 + (1 + 2) * 2
+    assert size.logits_per_row == VOCAB * 4 * 6
+
+
+def test_a_trimmed_head_has_rows_of_its_own_and_narrower_logits() -> None:
+    model = tiny_llama()
+    small = trimmed(model, range(10))
+    assert ModelSize.of(small).logits_per_row == (10 * 6 + VOCAB * 2) * 4
+    hidden = model.config.hidden_size
+    assert weight_bytes(small) == weight_bytes(model) - (VOCAB - 10) * hidden * 4
+    small.model.embed_tokens.weight = model.get_output_embeddings().weight
+    alone = weight_bytes(small)
+    assert weight_bytes(model, small) == weight_bytes(model) + alone - VOCAB * hidden * 4
 
 
 def test_weights_that_two_models_share_count_once() -> None:

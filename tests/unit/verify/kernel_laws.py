@@ -165,6 +165,24 @@ class KernelLaws:
             round_ = Round(round_.draft_tokens, None, round_.target_logits, *(rules, round_.params, round_.uniforms))
         assert_agree(round_)
 
+    def test_a_drafter_of_a_part_of_the_vocabulary_is_one_that_gives_the_rest_no_chance(self, device):
+        rules = FUSED_RULES[::2]
+        params = [(ONE, WARM, SamplingParams(top_k=4), SamplingParams(top_p=0.8), GREEDY)[b % 5] for b in range(8)]
+        known = torch.arange(1, 180, 3, device=device)
+        whole = make_round(rules, params, vocab=180, device=device, scale=2.0)
+        part = make_round(rules, params, vocab=60, device=device)
+        round_ = Round(
+            known[part.draft_tokens],
+            torch.nn.functional.pad(part.draft_logits, (0, 4), value=90.0),
+            # What the drafter does not know has its share of the target's rows.
+            whole.target_logits.index_copy(-1, known, part.target_logits),
+            *(rules, params, part.uniforms),
+            {"draft_index": known, "argmax_drafts": torch.arange(8, device=device) % 4 == 0},
+        )
+        verdict = assert_agree(round_)
+        assert set(verdict.accepted.tolist()) == {0, 1, 2}
+        assert not torch.isin(verdict.next_token, known.cpu()).all()
+
     def test_forbidden_tokens_are_never_emitted(self, device):
         round_ = make_round(FEW_RULES, [ONE, WARM, GREEDY], device=device, vocab=120)
         round_.target_logits[..., ::2] = -math.inf

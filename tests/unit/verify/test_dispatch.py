@@ -51,14 +51,13 @@ def test_the_kernels_run_where_they_are_asked_for():
         (["strict", "all_of(chow:alpha=0.5, token_v3:alpha=0.5)"], {}, "rule all_of has no fused form"),
         (["strict", "divergence:alpha=0.2,kind=js"], {}, "rule divergence has no fused form"),
         (["strict", "strict"], {"dtype": torch.float64}, "the logits are not float16, bfloat16 or float32"),
-        (["strict", "strict"], {"draft_index": torch.arange(300)}, "the drafter knows a part of the vocabulary only"),
     ],
 )
 def test_what_the_kernels_cannot_do_is_refused_with_the_reason(rules, change, reason):
     dtype = change.get("dtype", torch.float32)
     round_ = make_round([parse_rule(rule) for rule in rules], ONE, dtype=dtype)
     with pytest.raises(ConfigError, match=reason):
-        report(round_, "fused", draft_index=change.get("draft_index"))
+        report(round_, "fused")
 
 
 def test_columns_that_are_not_contiguous_are_the_references_business():
@@ -88,6 +87,12 @@ def test_rows_narrower_than_the_vocabulary_are_refused():
     pytest.importorskip("triton")
     with pytest.raises(ValueError, match="vocab_size 400 exceeds"):
         report(make_round(STRICT, ONE), "fused", vocab_size=400)
+
+
+def test_a_part_of_the_vocabulary_that_is_wider_than_its_rows_is_refused():
+    pytest.importorskip("triton")
+    with pytest.raises(ValueError, match="draft_index has 301 ids for 300 columns"):
+        report(make_round(STRICT, ONE), "fused", draft_index=torch.arange(301))
 
 
 def test_draws_on_the_cpu_are_the_references():

@@ -124,9 +124,15 @@ def borders(shares: list[float]) -> list[tuple[int, float]]:
 
 
 @pytest.mark.parametrize("name", TEMPERATURES)
-@pytest.mark.parametrize(("vocab", "length"), [(2, 3), (3, 2), (4, 1)])
-def test_verify_takes_every_branch_and_the_branches_sum_to_the_laws(vocab: int, length: int, name: str) -> None:
-    models = ToyModels.of(vocab, TEMPERATURES[name])
+@pytest.mark.parametrize(
+    ("vocab", "length", "known"),
+    [(2, 3, None), (3, 2, None), (4, 1, None), (3, 2, (0, 2)), (4, 1, (0, 2, 3))],
+    ids=lambda value: None if isinstance(value, int) else "all" if value is None else "part",
+)
+def test_verify_takes_every_branch_and_the_branches_sum_to_the_laws(
+    vocab: int, length: int, known: tuple[int, ...] | None, name: str
+) -> None:
+    models = ToyModels.of(vocab, TEMPERATURES[name], known=known)
     found = [branch for spec in RULES for branch in branches(spec, models, length)]
     run_through_verify(found, models, TEMPERATURES[name])
     for spec in RULES:
@@ -141,12 +147,13 @@ def run_through_verify(found: list[Branch], models: ToyModels, params: SimpleNam
     contexts = torch.cat((torch.full((batch, 1), START), tokens), 1)
     verdict = verify(
         tokens,
-        models.draft_logits[contexts[:, :-1]],
+        models.draft_logits[contexts[:, :-1]][..., slice(None) if models.known is None else models.known],
         models.target_logits[contexts],
         [parse_rule(branch.rule) for branch in found],
         batch_sampling(params, batch),
         torch.tensor([branch.uniforms for branch in found], dtype=torch.float64),
         places=[BEFORE] * batch,
+        draft_index=models.known,
     )
     for branch, accepted, token, deferred in zip(
         found, verdict.accepted.tolist(), verdict.next_token.tolist(), verdict.deferred.tolist(), strict=True

@@ -70,15 +70,17 @@ class ToyModels:
         draft_logits: ``[V + 1, V]``; the row of the last token, the last row for the start.
         target_logits: As above.
         params: Sampling parameters.
+        known: The tokens that the drafter knows; it gives the others no chance. None is all.
     """
 
     draft_logits: Tensor
     target_logits: Tensor
     params: SimpleNamespace
+    known: Tensor | None = None
     _decisions: dict[tuple[DeferralRule, int], Decision] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, vocab: int, params: SimpleNamespace, seed: int = 0) -> ToyModels:
+    def of(cls, vocab: int, params: SimpleNamespace, seed: int = 0, known: tuple[int, ...] | None = None) -> ToyModels:
         """Random rows, the first of which are equal, disjoint in part, one-hot."""
         generator = torch.Generator().manual_seed(100 * vocab + seed)
         draft = torch.randn(vocab + 1, vocab, generator=generator, dtype=torch.float64) * 1.5
@@ -88,7 +90,10 @@ class ToyModels:
         if vocab > 2:
             draft[2, 1:] = NO
             target[2, 0] = target[2, 1]
-        return cls(draft, target, params)
+        if known is None:
+            return cls(draft, target, params)
+        draft[:, [token for token in range(vocab) if token not in known]] = NO
+        return cls(draft, target, params, torch.tensor(known))
 
     @property
     def vocab(self) -> int:

@@ -9,6 +9,7 @@ import torch
 from spec_cascade.decoding.models import Feed, Proposal
 from spec_cascade.verify import BatchSampling, Purpose, sample, to_device, to_host, uniforms
 from spec_cascade.verify.sampling import argmax
+from spec_cascade.verify.scored import widened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +31,8 @@ class ModelDrafter:
         vocab_size: Token ids that exist; wider logits are padding.
         prefill_chunk: Most tokens of one sequence in one forward while the drafter catches up with the target.
         argmax: Propose the most likely token whatever the temperature, instead of a sample: q is then one-hot.
+        head: The tokens that the model has logits for, ascending, ``[Vd]``: it proposes no others, q is 0 there. None
+            is all.
         confidence: A block ends before the first position at which max q~, the number that the ``chow`` gate reads, is
             below this; 0 never ends one early. It does not depend on the token drawn there, so no law changes. On a
             GPU each drafted token then waits for the host once.
@@ -44,6 +47,7 @@ class ModelDrafter:
         *,
         vocab_size: int,
         prefill_chunk: int,
+        head: Tensor | None = None,
         argmax: bool = False,
         confidence: float = 0.0,
     ) -> None:
@@ -52,6 +56,8 @@ class ModelDrafter:
         self._prefill_chunk = prefill_chunk
         self._confidence = confidence
         self._device = model.cache.device
+        self._head = None if head is None else head.to(self._device)
+        self._width = vocab_size if head is None else len(head)
         self.drafts: Drafts = "argmax" if argmax else "sampled"
 
     def truncate(self, slot: int, length: int) -> None:
@@ -79,11 +85,11 @@ class ModelDrafter:
         # A block that was accepted whole leaves two tokens unseen, any other one.
         caught_up = not catching_up and all(len(feed.token_ids) <= 2 for feed in feeds)
         tokens = torch.zeros(batch, longest, dtype=torch.long, device=self._device)
-        logits = torch.zeros(batch, longest, self._vocab_size, dtype=self._model.cache.keys.dtype, device=self._device)
+        logits = torch.zeros(batch, longest, self._width, dtype=self._model.cache.keys.dtype, device=self._device)
         numbers = self._numbers(sequences, longest)
         for k in range(longest):
             # Catching up comes last, so that the wanted rows are those of the drafting sequences in order.
-            rows = self._model.forward([*feeds, *catching_up])[:, : self._vocab_size]
+            rows = self._model.forward([*feeds, *catching_up])[:, : self._width]
             which = to_device(drafting, torch.long, self._device)
             logits[which, k] = rows
             self._shape({b: sequences[b] for b in drafting}, tokens, logits, k)
@@ -101,8 +107,14 @@ class ModelDrafter:
             catching_up = []
         # Early ends leave columns that nobody drafted.
         longest = max(lengths)
-        argmax_drafts = self.drafts == "argmax"
-        return Proposal(tokens[:, :longest], logits[:, :longest], lengths, argmax=argmax_drafts, caught_up=caught_up)
+        return Proposal(
+            tokens[:, :longest],
+            logits[:, :longest],
+            lengths,
+            argmax=self.drafts == "argmax",
+            caught_up=caught_up,
+            index=self._head,
+        )
 
     def _numbers(self, sequences: Seq[Sequence], longest: int) -> Tensor:
         """What the draws of the block need, ``[B, longest]``."""
@@ -120,21 +132,23 @@ class ModelDrafter:
             lengths[b] = k
         return sure
 
-    @staticmethod
-    def _shape(drafting: Mapping[int, Sequence], tokens: Tensor, logits: Tensor, k: int) -> None:
+    def _shape(self, drafting: Mapping[int, Sequence], tokens: Tensor, logits: Tensor, k: int) -> None:
         """Apply the requests' penalties and bans to position k, as they are applied to the target's rows."""
         for b, sequence in drafting.items():
             if sequence.shaping is not None:
                 before = [*sequence.output_ids, *to_host(tokens[b, :k]).tolist()]
-                logits[b, k] = sequence.shaping.apply(logits[b, k], before)
+                row = logits[b, k] if self._head is None else widened(logits[b, k], self._head, self._vocab_size)
+                shaped = sequence.shaping.apply(row, before)
+                logits[b, k] = shaped if self._head is None else shaped[self._head]
 
     def _choose(self, sampling: Seq[SamplingParams], logits: Tensor, numbers: Tensor) -> Tensor:
-        """Tokens ``[n]`` from rows ``[n, V]``: what is drawn comes from the very rows that the verifier will see."""
+        """Tokens ``[n]`` from rows ``[n, Vd]``: what is drawn comes from the very rows that the verifier will see."""
         if self.drafts == "argmax":
-            return argmax(logits.float())
-        # A row that makes no distribution is the verifier's to find: it reads them all.
-        tokens, _ = sample(logits, BatchSampling.of(sampling, self._device), numbers)
-        return tokens
+            columns = argmax(logits.float())
+        else:
+            # A row that makes no distribution is the verifier's to find: it reads them all.
+            columns, _ = sample(logits, BatchSampling.of(sampling, self._device), numbers)
+        return columns if self._head is None else self._head[columns]
 
     def _first_feeds(self, sequences: Seq[Sequence], lengths: Seq[int]) -> tuple[list[int], list[Feed], list[Feed]]:
         """The lengths that can be drafted this round, the feeds of sequences that only catch up, and of the others."""

@@ -1,10 +1,12 @@
 """How many sequences fit: planned once, when an engine opens.
 
 A slot holds one sequence. In bytes, with C = ``prefill_chunk`` (at most L), K = ``max_draft_length``, L =
-``max_seq_len``, V a model's logits, s the size of a number of the model's dtype, each summed over both models::
+``max_seq_len``, V the width of a model's logits, s the size of a number of the model's dtype, each summed over both
+models::
 
     cache    L * layers * 2 * kv_heads * head_width * s
-    logits   (K + 1) * V * 4 * 6       rows in float32: raw, gate, sampling, sorted by a truncation, law, residual
+    logits   (K + 1) * V * 4 * 6       rows in float32: raw, gate, sampling, sorted by a truncation, law, residual;
+             of a trimmed head 2 more, as wide as the vocabulary, for rules and kernels that want whole rows
     prefill  C * (8 * hidden + 3 * intermediate) * s    what a layer keeps at a time of one chunk
     mask     C * L * (9 + windows * (1 + query heads per key head) * s)    which keys the chunk sees: distances, truths,
              and numbers, for full and for sliding layers
@@ -25,16 +27,18 @@ import psutil
 import torch
 
 from spec_cascade.engines.pytorch.families import head_width, kv_heads
+from spec_cascade.engines.pytorch.load import logits_width
 from spec_cascade.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
 _LOGIT_COPIES = 6
+_WIDENED_COPIES = 2
 _MARGIN = 0.05
 _UNLIMITED = "max"
 
@@ -47,32 +51,34 @@ class ModelSize:
         kv_per_token: Keys and values of one token in all layers.
         mask_per_pair: Mask of one query token and one key.
         activations_per_token: Of one token in a prefill chunk.
-        vocab_size: Width of the logits, in numbers.
+        logits_per_row: All that is made of one row of logits.
     """
 
     kv_per_token: int
     mask_per_pair: int
     activations_per_token: int
-    vocab_size: int
+    logits_per_row: int
 
     @classmethod
-    def of(cls, config: PretrainedConfig, dtype: torch.dtype) -> ModelSize:
-        """The sizes of a model whose cache has this type."""
-        size = dtype.itemsize
+    def of(cls, model: PreTrainedModel) -> ModelSize:
+        """The sizes of a model whose cache has its own type."""
+        config, size = model.config, model.dtype.itemsize
         heads = kv_heads(config)
         windows = len(set(getattr(config, "layer_types", None) or ["one"]))
         hidden = config.hidden_size
         inner = getattr(config, "intermediate_size", None) or 4 * hidden
+        width = logits_width(model)
+        widened = _WIDENED_COPIES * config.vocab_size if width < config.vocab_size else 0
         return cls(
             kv_per_token=config.num_hidden_layers * 2 * heads * head_width(config) * size,
             mask_per_pair=9 + windows * (1 + config.num_attention_heads // heads) * size,
             activations_per_token=(8 * hidden + 3 * inner) * size,
-            vocab_size=config.vocab_size,
+            logits_per_row=(_LOGIT_COPIES * width + widened) * 4,
         )
 
     def buffers(self, max_seq_len: int, prefill_chunk: int, max_draft_length: int) -> int:
         """Bytes of logits, prefill and mask of one slot."""
-        logits = (max_draft_length + 1) * self.vocab_size * 4 * _LOGIT_COPIES
+        logits = (max_draft_length + 1) * self.logits_per_row
         chunk = max(prefill_chunk, max_draft_length + 1)
         return logits + chunk * (self.activations_per_token + max_seq_len * self.mask_per_pair)
 

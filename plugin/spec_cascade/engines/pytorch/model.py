@@ -9,6 +9,7 @@ import torch
 
 from spec_cascade.engines.pytorch.cache import SlotCache
 from spec_cascade.engines.pytorch.inputs import fed, ragged
+from spec_cascade.engines.pytorch.load import logits_width
 from spec_cascade.engines.pytorch.static import StaticSteps
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class CachedModel:
     @property
     def vocab_size(self) -> int:
         """Width of its logits."""
-        return int(self._model.config.vocab_size)
+        return logits_width(self._model)
 
     def length(self, slot: int) -> int:
         """Tokens of the slot whose keys and values are cached."""

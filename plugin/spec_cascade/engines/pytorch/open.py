@@ -18,7 +18,7 @@ from spec_cascade.engines.pytorch.compiled import FILE_NAME, CompiledForward
 from spec_cascade.engines.pytorch.drafters import ModelDrafter, PromptLookupDrafter
 from spec_cascade.engines.pytorch.engine import PytorchEngine
 from spec_cascade.engines.pytorch.families import check_attention, check_config, check_context
-from spec_cascade.engines.pytorch.load import DTYPES, load_drafter, load_target
+from spec_cascade.engines.pytorch.load import DTYPES, head_tokens, load_drafter, load_target
 from spec_cascade.engines.pytorch.memory import MemoryPlan, ModelSize, free_bytes, plan_memory, weight_bytes
 from spec_cascade.engines.pytorch.model import CachedModel
 from spec_cascade.errors import EngineError
@@ -132,7 +132,7 @@ def _cached(model: PreTrainedModel, plan: MemoryPlan, package: Path | None) -> C
 
 def _plan(models: list[PreTrainedModel], compiled: dict[str, Path], defaults: EngineDefaults, free: int) -> MemoryPlan:
     plan = plan_memory(
-        [ModelSize.of(model.config, model.dtype) for model in models],
+        [ModelSize.of(model) for model in models],
         free=free,
         weights=weight_bytes(*models) + sum(package.stat().st_size for package in compiled.values()),
         max_batch_size=defaults.max_batch_size,
@@ -158,6 +158,7 @@ def _drafter(
             _cached(small, plan, compiled.get("drafter")),
             vocab_size=manifest.vocabulary.vocab_size,
             prefill_chunk=defaults.prefill_chunk,
+            head=head_tokens(directory / "drafter", manifest.vocabulary.vocab_size),
             argmax=defaults.draft_mode == "argmax",
             confidence=defaults.draft_confidence,
         )
