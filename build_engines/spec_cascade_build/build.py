@@ -19,7 +19,7 @@ from spec_cascade.processor import instruction_sets
 from spec_cascade_build.directory import check_replaceable, replaced
 from spec_cascade_build.pair import Pair, check_rule, load_pair
 from spec_cascade_build.progress import BytesBar, step
-from spec_cascade_build.sources import fingerprint
+from spec_cascade_build.sources import fingerprint, fingerprint_made
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,7 +58,11 @@ def build(pair_path: Path, output: Path | None, console: Console, *, force: bool
         BuildError: A source, checkpoint or vocabulary does not allow the build.
     """
     pair = load_pair(pair_path)
-    directory = output if output is not None else Path("engines") / pair.name
+    return build_pair(pair, pair_path, output or Path("engines") / pair.name, console, force=force)
+
+
+def build_pair(pair: Pair, pair_path: Path, directory: Path, console: Console, *, force: bool = False) -> BuildResult:
+    """As `build`, of a pair that was read from ``pair_path``."""
     versions = {name: version(name) for name in LIBRARIES}
     key = _key(pair, pair_path.parent, versions, console)
     if not force and (manifest := _up_to_date(directory, key, console)) is not None:
@@ -81,6 +85,9 @@ def _key(pair: Pair, base: Path, versions: dict[str, str], console: Console) -> 
     content["target"] = fingerprint(pair.target, base, console)
     if pair.drafter is not None and pair.drafter.is_model:
         content["drafter"] = fingerprint(pair.drafter, base, console)
+    elif pair.drafter is not None and pair.drafter.make is not None:
+        # What was made counts, not how: a changed recipe builds anew once its drafter has been made anew.
+        content["drafter"] = fingerprint_made(base / pair.drafter.make.directory)
     inputs = {"format": [FORMAT, BUILD_FORMAT], "pair": content, "versions": versions}
     if pair.compile:
         inputs["processor"] = instruction_sets()

@@ -116,7 +116,7 @@ def write_pruned(target: WrittenModel, layers: Sequence[int], directory: Path) -
     if layers[-1] >= count:
         raise ConfigError("drafter.prune.layers", list(layers), f"layers that the target has: 0 to {count - 1}")
     shared = shared_tensors(target.tensors, layers, count)
-    config = _pruned_config(target.config, layers)
+    config = pruned_config(target.config, layers)
     _check_covered(config, shared)
     config.save_pretrained(directory)
     text = json.dumps(shared, indent=2, sort_keys=True) + "\n"
@@ -148,7 +148,8 @@ def first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _pruned_config(config: PretrainedConfig, layers: Sequence[int]) -> PretrainedConfig:
+def pruned_config(config: PretrainedConfig, layers: Sequence[int]) -> PretrainedConfig:
+    """The configuration of a model that has only some of the layers."""
     values: dict[str, Any] = config.to_dict()
     values["num_hidden_layers"] = len(layers)
     for name in _PER_LAYER:

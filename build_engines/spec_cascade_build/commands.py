@@ -1,4 +1,4 @@
-"""The verbs `build` and `demo`."""
+"""The verbs `build`, `demo` and `drafter`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ from typing import Annotated
 import typer
 
 from spec_cascade_build.demo.command import demo_command
+from spec_cascade_build.drafter.make_command import make_command
+from spec_cascade_build.drafter.score_command import score_command
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this import root to the command."""
     app.command("build")(build_command)
     app.command("demo")(demo_command)
+    drafter = typer.Typer(no_args_is_help=True, help="Make a drafter from a target, and say what a drafter is worth.")
+    drafter.command("make")(make_command)
+    drafter.command("score")(score_command)
+    app.add_typer(drafter, name="drafter")
 
 
 def build_command(

@@ -18,16 +18,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def check_replaceable(output: Path) -> None:
-    """Verify that nothing but an engine directory would be replaced.
+def check_replaceable(output: Path, marker: str = FILE_NAME, what: str = "an engine directory") -> None:
+    """Verify that nothing else than what is written there would be replaced.
+
+    Args:
+        output: A directory that is to be written.
+        marker: The file by which its kind is known.
+        what: What to call that kind.
 
     Raises:
         BuildError: ``output`` holds something else.
     """
     if not output.exists():
         return
-    if not output.is_dir() or (any(output.iterdir()) and not (output / FILE_NAME).is_file()):
-        raise BuildError(f"{output} exists and is not an engine directory: remove it or choose another --output")
+    if not output.is_dir() or (any(output.iterdir()) and not (output / marker).is_file()):
+        raise BuildError(f"{output} exists and is not {what}: remove it or choose another place")
 
 
 @contextmanager

@@ -24,8 +24,9 @@ from spec_cascade.engines.manifest import (
 from spec_cascade.errors import ConfigError
 from spec_cascade_build.checkpoints import WrittenModel, read_tokenizer, write_model, write_pruned
 from spec_cascade_build.compiling import compile_models
+from spec_cascade_build.drafter.made import install
 from spec_cascade_build.progress import step
-from spec_cascade_build.sources import fetched
+from spec_cascade_build.sources import fetched, fingerprint
 from spec_cascade_build.vocabulary import check_same_vocabulary, check_width, vocab_size
 
 if TYPE_CHECKING:
@@ -98,9 +99,18 @@ class EngineWriter:
         if drafter.prune is not None:
             write_pruned(target, drafter.prune.layers, self._directory / "drafter")
             return target.logits
+        if drafter.make is not None:
+            return self._install(self._base / drafter.make.directory, target)
         drafter_tokenizer, model = self._model("drafter", drafter)
         check_same_vocabulary(tokenizer, drafter_tokenizer)
         return model.logits
+
+    def _install(self, made: Path, target: WrittenModel) -> int:
+        """Write a drafter that `drafter make` made; return the width of its logits."""
+        identity = fingerprint(self._pair.target, self._base, self._console)
+        with step(self._console, f"installing the drafter {made}"):
+            width = install(made, target.config, identity, self._pair.dtype, self._directory / "drafter")
+        return target.logits if width is None else width
 
     def _model(self, whose: str, source: Source) -> tuple[PreTrainedTokenizerFast, WrittenModel]:
         """Fetch, check and write one model."""

@@ -6,12 +6,13 @@ context names the field, its value and what is allowed, so that every wrong file
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from spec_cascade_build.pair_error import PairError, first_error
+from spec_cascade_build.recipe import MakeRecipe
+from spec_cascade_build.section import Count, Section, refusal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,16 +20,8 @@ if TYPE_CHECKING:
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _SHA256 = r"^[0-9a-f]{64}$"
 
-Count = Annotated[int, Field(ge=1, description="an integer >= 1")]
 
-
-class _Section(BaseModel):
-    """Unknown keys are errors, and no value is coerced: `"4"` is no integer and `true` is no number."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Package(_Section):
+class Package(Section):
     """A GGUF file inside a wheel of a Python package registry; the package itself is never imported."""
 
     name: str = Field(pattern=_NAME, description="the name of a Python package")
@@ -39,7 +32,7 @@ class Package(_Section):
     )
 
 
-class Source(_Section):
+class Source(Section):
     """Where a model comes from: exactly one of `hub`, `path` and `package`."""
 
     hub: str | None = Field(
@@ -62,13 +55,13 @@ class Source(_Section):
         given = [name for name in self.one_of if getattr(self, name) is not None]
         if len(given) != 1:
             written = self.model_dump(exclude_unset=True)
-            raise _refusal("", written, f"given by exactly one of {', '.join(self.one_of)}")
+            raise refusal("", written, f"given by exactly one of {', '.join(self.one_of)}")
         if self.revision is not None and self.hub is None:
-            raise _refusal("revision", self.revision, "left out: only a hub model has revisions")
+            raise refusal("revision", self.revision, "left out: only a hub model has revisions")
         return self
 
 
-class Prune(_Section):
+class Prune(Section):
     """A drafter that is some of the target's layers; all weights are the target's."""
 
     layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(
@@ -80,11 +73,11 @@ class Prune(_Section):
     @model_validator(mode="after")
     def _ascending(self) -> Prune:
         if list(self.layers) != sorted(set(self.layers)):
-            raise _refusal("layers", list(self.layers), "in ascending order without repeats")
+            raise refusal("layers", list(self.layers), "in ascending order without repeats")
         return self
 
 
-class PromptLookup(_Section):
+class PromptLookup(Section):
     """A drafter without weights: it proposes what followed the last tokens earlier in the text."""
 
     min_ngram: int = Field(default=1, ge=1, description="an integer >= 1")
@@ -93,25 +86,26 @@ class PromptLookup(_Section):
     @model_validator(mode="after")
     def _ordered(self) -> PromptLookup:
         if self.max_ngram < self.min_ngram:
-            raise _refusal("max_ngram", self.max_ngram, f"an integer >= min_ngram, which is {self.min_ngram}")
+            raise refusal("max_ngram", self.max_ngram, f"an integer >= min_ngram, which is {self.min_ngram}")
         return self
 
 
 class Drafter(Source):
-    """A drafter: a source of its own, or `prune`, or `prompt_lookup`."""
+    """A drafter: a source of its own, or `prune`, or `make`, or `prompt_lookup`."""
 
+    make: MakeRecipe | None = Field(default=None, description="{directory: ..., layers: ..., ...}")
     prune: Prune | None = Field(default=None, description="{layers: [...]}")
     prompt_lookup: PromptLookup | None = Field(default=None, description="{min_ngram: ..., max_ngram: ...}")
 
-    one_of: ClassVar[tuple[str, ...]] = ("prune", "hub", "path", "package", "prompt_lookup")
+    one_of: ClassVar[tuple[str, ...]] = ("prune", "make", "hub", "path", "package", "prompt_lookup")
 
     @property
     def is_model(self) -> bool:
         """Whether the drafter is a checkpoint of its own."""
-        return self.prune is None and self.prompt_lookup is None
+        return self.prune is None and self.make is None and self.prompt_lookup is None
 
 
-class PairDefaults(_Section):
+class PairDefaults(Section):
     """Defaults and limits of the engine; lengths in tokens."""
 
     rule: str = Field(default="strict", min_length=1, description="a deferral rule: 'strict', 'token_v3:alpha=0.8'")
@@ -129,20 +123,20 @@ class PairDefaults(_Section):
     @classmethod
     def _auto_is_a_word(cls, value: object) -> object:
         if value == -1:
-            raise _refusal("", value, "an integer >= 0 (0 decodes without drafts), or auto")
+            raise refusal("", value, "an integer >= 0 (0 decodes without drafts), or auto")
         return -1 if value == "auto" else value
 
     @model_validator(mode="after")
     def _ordered(self) -> PairDefaults:
         if self.draft_length > self.max_draft_length:
             limit = f"an integer <= max_draft_length, which is {self.max_draft_length}"
-            raise _refusal("draft_length", self.draft_length, limit)
+            raise refusal("draft_length", self.draft_length, limit)
         if self.draft_length == -1 and self.max_draft_length == 0:
-            raise _refusal("max_draft_length", 0, "an integer >= 1 where draft_length is auto")
+            raise refusal("max_draft_length", 0, "an integer >= 1 where draft_length is auto")
         return self
 
 
-class Pair(_Section):
+class Pair(Section):
     """A pair file."""
 
     name: str = Field(pattern=_NAME, description="letters, digits, '.', '_' and '-', starting with a letter or digit")
@@ -151,7 +145,7 @@ class Pair(_Section):
     compile: bool = Field(default=False, description="true (for this machine's processor; takes minutes) or false")
     target: Source = Field(description="a model: {hub: ...}, {path: ...} or {package: ...}")
     drafter: Drafter | None = Field(
-        description="{prune: ...}, {hub: ...}, {path: ...}, {package: ...}, {prompt_lookup: ...} or none"
+        description="{prune: ...}, {make: ...}, {hub: ...}, {path: ...}, {package: ...}, {prompt_lookup: ...} or none"
     )
     defaults: PairDefaults = Field(default=PairDefaults(), description="a mapping of defaults")
 
@@ -165,7 +159,7 @@ class Pair(_Section):
         length = self.defaults.draft_length
         if self.drafter is None and length != 0 and "draft_length" in self.defaults.model_fields_set:
             written = "auto" if length == -1 else length
-            raise _refusal("defaults.draft_length", written, "0 when drafter is none")
+            raise refusal("defaults.draft_length", written, "0 when drafter is none")
         return self
 
     @model_validator(mode="after")
@@ -174,7 +168,7 @@ class Pair(_Section):
             return self
         for field in ("draft_mode", "draft_confidence"):
             if field in self.defaults.model_fields_set:
-                raise _refusal(f"defaults.{field}", getattr(self.defaults, field), "left out: this drafter is no model")
+                raise refusal(f"defaults.{field}", getattr(self.defaults, field), "left out: this drafter is no model")
         return self
 
 
@@ -210,7 +204,3 @@ def check_rule(path: Path, pair: Pair) -> None:
             check_draft_mode(rule, argmax_drafts=pair.defaults.draft_mode == "argmax", gates_available=True)
     except ConfigError as error:
         raise PairError(path, "defaults.rule", pair.defaults.rule, f"a known deferral rule: {error}") from None
-
-
-def _refusal(field: str, value: Any, allowed: str) -> PydanticCustomError:
-    return PydanticCustomError("pair", "{allowed}", {"field": field, "value": value, "allowed": allowed})

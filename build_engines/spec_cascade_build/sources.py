@@ -38,6 +38,8 @@ _PATTERNS = (
     "chat_template.json",
     "chat_template.jinja",
 )
+MADE = "drafter.json"
+"""By which a directory is known as a made drafter's."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -84,6 +86,18 @@ def fingerprint(source: Source, base: Path, console: Console) -> dict[str, str]:
     files = sorted({file for pattern in _PATTERNS for file in path.glob(pattern) if file.is_file()})
     with step(console, f"hashing {path}"):
         return {file.name: sha256_of(file) for file in files}
+
+
+def fingerprint_made(directory: Path) -> dict[str, str]:
+    """What identifies the content of a made drafter.
+
+    Raises:
+        BuildError: There is none.
+    """
+    if not (directory / MADE).is_file():
+        raise BuildError(f"{directory} has no {MADE}: run spec-cascade drafter make first")
+    files = [path for path in sorted(directory.iterdir()) if path.suffix in (".json", ".safetensors")]
+    return {path.name: sha256_of(path) for path in files}
 
 
 @contextmanager

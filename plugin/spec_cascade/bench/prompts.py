@@ -41,16 +41,17 @@ def make_tasks(tokenizer: Tokenizer, count: int, *, tokens: int, temperature: fl
     """
     tasks = []
     for prompt in range(count):
-        prompt_ids = _encoded(tokenizer, PROMPTS[prompt % len(PROMPTS)])
-        if len(prompt_ids) + tokens > max_seq_len:
-            longest = max_seq_len - len(prompt_ids)
+        ids = prompt_ids(tokenizer, PROMPTS[prompt % len(PROMPTS)])
+        if len(ids) + tokens > max_seq_len:
+            longest = max_seq_len - len(ids)
             raise ConfigError("--tokens", tokens, f"at most {longest}: max_seq_len is {max_seq_len}, with the prompt")
         sampling = SamplingParams(temperature=temperature, seed=prompt, max_tokens=tokens, ignore_eos=True)
-        tasks.append(Task(prompt=prompt, prompt_ids=prompt_ids, sampling=sampling))
+        tasks.append(Task(prompt=prompt, prompt_ids=ids, sampling=sampling))
     return tasks
 
 
-def _encoded(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+def prompt_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """A prompt as the model's chat template has it."""
     try:
         chat = tokenizer.render_chat([{"role": "user", "content": text}])
     except ConfigError:

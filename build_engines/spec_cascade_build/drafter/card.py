@@ -1,0 +1,89 @@
+"""The model card of a made drafter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import yaml
+
+if TYPE_CHECKING:
+    from spec_cascade_build.drafter.made import MadeDrafter
+    from spec_cascade_build.pair import Source
+
+_CARD = """---
+{front}---
+
+# A drafter for {target}
+
+Made by `spec-cascade drafter make` for speculative decoding with its target: it proposes tokens, the target judges
+them. It is no language model to use by itself. Embedding and output head are the target's own and are not in these
+files; `spec-cascade build` takes them from the target, and refuses another one.
+
+| what | value |
+|---|---|
+| layers of the target that it began with | {layers} |
+| tensors of its own | {tensors:.1f} M numbers, bfloat16 |
+| tokens that it can propose | {head} |
+| text that it learnt from | {answers} answers, {tokens} tokens, all its target's, at temperature {temperature} |
+| prompts of that text | {prompts} |
+| training | {steps} of {all_steps} steps of {batch} answers, AdamW at {rate:g}, seed {seed} |
+| loss | Kullback-Leibler divergence from the target's whole row{on_policy} |
+| on answers held out ({held_out}): mean sum of min(p, q) | {overlap:.3f} |
+| on the same: same token most likely | {argmax:.3f} |
+| made with | {versions} |
+
+The same pair file makes it again: `spec-cascade drafter make {pair}`. Its recipe and what identifies its target are in
+`drafter.json`.
+"""
+
+
+def card(made: MadeDrafter, target: Source, pair: str) -> str:
+    """The card, in Markdown.
+
+    Args:
+        made: The drafter.
+        target: Where its target comes from.
+        pair: Name of the pair file.
+    """
+    recipe, figures = made.recipe, made.figures
+    text, training = recipe["text"], recipe["training"]
+    on_policy = training["on_policy_steps"]
+    return _CARD.format(
+        front=_front(recipe, target),
+        target=title(target),
+        layers=", ".join(map(str, made.layers)),
+        tensors=figures["parameters"] / 1e6,
+        head=f"{figures['head']}, which cover {figures['coverage']:.1%} of the text" if figures["head"] else "all",
+        answers=figures["answers"],
+        tokens=figures["tokens"],
+        temperature=text["temperature"],
+        prompts=text["prompts"] or "written by the target too, from where its chat template has the user speak",
+        steps=figures["best_step"],
+        all_steps=figures["steps"],
+        batch=training["batch_size"],
+        rate=training["learning_rate"],
+        seed=recipe["seed"],
+        on_policy=f"; in the last {on_policy} steps on the drafter's own words" if on_policy else "",
+        held_out=figures["held_out"],
+        overlap=figures["overlap"],
+        argmax=figures["argmax"],
+        versions=", ".join(f"{name} {version}" for name, version in sorted(made.versions.items())),
+        pair=pair,
+    )
+
+
+def title(source: Source) -> str:
+    """What to call a model that comes from there."""
+    if source.package is not None:
+        return f"{source.package.file.rpartition('/')[2]} of {source.package.name} {source.package.version}"
+    return str(source.hub or source.path)
+
+
+def _front(recipe: dict[str, object], target: Source) -> str:
+    front: dict[str, object] = {"tags": ["speculative-decoding", "spec-cascade"]}
+    if recipe["license"] is not None:
+        front["license"] = recipe["license"]
+    if target.hub is not None:
+        front["base_model"] = target.hub
+    text: str = yaml.safe_dump(front, sort_keys=True)
+    return text

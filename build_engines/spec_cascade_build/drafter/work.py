@@ -1,0 +1,71 @@
+"""Where a drafter is made: everything that a kill must not cost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from spec_cascade_build.errors import BuildError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_KEY = "key.json"
+
+
+class WorkDirectory:
+    """A directory of one making, which a second call of the same command goes on with.
+
+    target/   the target as an engine directory
+    text/     the target's own text, a file a shard
+    training.pt
+
+    Args:
+        path: The directory; made where there is none.
+        inputs: What determines the text; a directory that was begun with something else is refused.
+
+    Raises:
+        BuildError: The directory was begun with other inputs, or holds something else.
+    """
+
+    def __init__(self, path: Path, inputs: dict[str, Any]) -> None:
+        self.path = path
+        key = path / _KEY
+        if path.exists() and any(path.iterdir()) and not key.is_file():
+            raise BuildError(f"{path} exists and was not begun by drafter make: remove it or choose another --work")
+        if key.is_file() and json.loads(key.read_text(encoding="utf-8")) != _plain(inputs):
+            raise BuildError(
+                f"{path} was begun with another target, text recipe or seed: remove it or choose another --work"
+            )
+        (path / "text").mkdir(parents=True, exist_ok=True)
+        key.write_text(json.dumps(_plain(inputs), indent=2) + "\n", encoding="utf-8")
+
+    @property
+    def target(self) -> Path:
+        """The target as an engine directory."""
+        return self.path / "target"
+
+    @property
+    def training(self) -> Path:
+        """The newest checkpoint of the training."""
+        return self.path / "training.pt"
+
+    @property
+    def package(self) -> Path:
+        """The target without its head, compiled."""
+        return self.path / "text.pt2"
+
+    def shard(self, number: int) -> Path:
+        """A part of the text."""
+        return self.path / "text" / f"{number:05d}.safetensors"
+
+
+def digest(inputs: dict[str, Any]) -> str:
+    """A hash of what determines something."""
+    return hashlib.sha256(json.dumps(_plain(inputs), sort_keys=True).encode()).hexdigest()
+
+
+def _plain(inputs: dict[str, Any]) -> Any:
+    """As JSON has it: tuples as lists."""
+    return json.loads(json.dumps(inputs))

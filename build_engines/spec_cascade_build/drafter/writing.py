@@ -1,0 +1,131 @@
+"""The first half of a making: the target, and the text that it writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from spec_cascade.decoding.tokenizer import Tokenizer
+from spec_cascade.engines.manifest import Manifest
+from spec_cascade.engines.pytorch.compiled import CompiledForward, compile_model
+from spec_cascade.engines.pytorch.load import DTYPES, load_target
+from spec_cascade.engines.pytorch.model import CachedModel
+from spec_cascade.errors import ConfigError
+from spec_cascade_build.build import build_pair
+from spec_cascade_build.drafter.conversation import Conversation, read_prompts
+from spec_cascade_build.drafter.headless import without_head
+from spec_cascade_build.drafter.text import TextWriter, load_answers, save_answers
+from spec_cascade_build.drafter.work import WorkDirectory
+from spec_cascade_build.pair import PairDefaults, load_pair
+from spec_cascade_build.pair_error import PairError
+from spec_cascade_build.progress import CountBar, step
+from spec_cascade_build.sources import fingerprint
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from transformers import PreTrainedModel
+
+    from spec_cascade_build.drafter.text import Answer
+    from spec_cascade_build.pair import Pair
+    from spec_cascade_build.recipe import MakeRecipe
+
+
+class Making:
+    """One making: a pair file's recipe, its target, and what was done so far.
+
+    Args:
+        pair_path: A pair file whose drafter is made.
+        work: Where to keep what was done; None means ``engines/<name of the pair>.making``.
+        console: Shows progress.
+        device: Where to compute.
+
+    Raises:
+        PairError: The pair's drafter is not one that is made.
+        BuildError: The target cannot be built, or the work directory belongs to another making.
+    """
+
+    def __init__(self, pair_path: Path, work: Path | None, console: Console, device: torch.device) -> None:
+        pair = load_pair(pair_path)
+        if pair.drafter is None or pair.drafter.make is None:
+            given = None if pair.drafter is None else pair.drafter.model_dump(exclude_unset=True)
+            raise PairError(pair_path, "drafter", given, "{make: ...}: only such a drafter is made")
+        self.pair: Pair = pair
+        self.recipe: MakeRecipe = pair.drafter.make
+        self.base = pair_path.parent
+        self.directory = self.base / self.recipe.directory
+        self._console = console
+        self._device = device
+        name = self.recipe.text.prompts
+        self._prompts = None if name is None else read_prompts(self.base / name)
+        self.fingerprint = fingerprint(pair.target, self.base, console)
+        text = self.recipe.text.model_dump(exclude={"answers", "prompts"})
+        self.key = {
+            "target": self.fingerprint,
+            "dtype": pair.dtype,
+            "text": text,
+            "prompts": self._prompts,
+            "seed": self.recipe.seed,
+        }
+        self.work = WorkDirectory(work or Path("engines") / f"{pair.name}.making", self.key)
+        bare = pair.model_copy(
+            update={"drafter": None, "compile": False, "defaults": PairDefaults(max_seq_len=pair.defaults.max_seq_len)}
+        )
+        build_pair(bare, pair_path, self.work.target, console)
+        self.manifest = Manifest.read(self.work.target)
+
+    def target(self) -> PreTrainedModel:
+        """The target, on the device."""
+        return load_target(self.work.target / "target", DTYPES[self.pair.dtype], self._device)
+
+    def write_text(self, target: PreTrainedModel) -> list[Answer]:
+        """All of the text; what an earlier call wrote is read."""
+        recipe = self.recipe.text
+        shards = [
+            range(first, min(first + recipe.shard, recipe.answers)) for first in range(0, recipe.answers, recipe.shard)
+        ]
+        answers: list[Answer] = []
+        writer: TextWriter | None = None
+        with without_head(target) as head, CountBar(self._console, "the target writes", recipe.answers) as bar:
+            for number, numbers in enumerate(shards):
+                path = self.work.shard(number)
+                written = load_answers(path) if path.is_file() else []
+                if len(written) != len(numbers):
+                    writer = writer or self._writer(target, head)
+                    written = writer.write(numbers, bar.gain)
+                    save_answers(path, written)
+                answers.extend(written)
+                bar.reach(len(answers))
+        return answers
+
+    def _writer(self, headless: PreTrainedModel, head: torch.nn.Module) -> TextWriter:
+        recipe = self.recipe.text
+        conversation = Conversation.of(Tokenizer.load(self.work.target / "tokenizer"), self._prompts)
+        asking = len(conversation.closing) + recipe.max_prompt_tokens if conversation.closing else 0
+        limit = getattr(headless.config, "max_position_embeddings", None)
+        prompt = conversation.longest_opening + asking
+        if limit is not None and prompt + recipe.max_answer_tokens > limit:
+            allowed = f"at most {limit - prompt}: the target has {limit} positions, with the prompt"
+            raise ConfigError("drafter.make.text.max_answer_tokens", recipe.max_answer_tokens, allowed)
+        compiled = None
+        if self.pair.compile and self._device.type == "cpu":
+            if not self.work.package.is_file():
+                with step(self._console, "compiling the target"):
+                    compile_model(headless, self.work.package)
+            compiled = CompiledForward.load(self.work.package)
+        model = CachedModel(
+            headless,
+            slots=recipe.batch_size,
+            max_seq_len=prompt + recipe.max_answer_tokens,
+            compiled=compiled,
+        )
+        return TextWriter(
+            model,
+            head,
+            conversation,
+            eos=self.manifest.vocabulary.eos_token_ids,
+            vocab_size=self.manifest.vocabulary.vocab_size,
+            recipe=recipe,
+            seed=self.recipe.seed,
+        )
