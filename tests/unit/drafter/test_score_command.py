@@ -25,7 +25,7 @@ from spec_cascade_build.drafter.score_command import score_command
 from spec_cascade_build.drafter.score_prediction import LONGEST
 from spec_cascade_build.drafter.score_settings import PROMPTS, ScoreSettings
 from spec_cascade_build.drafter.timing import MeasuredCosts
-from tests.built import build_tiny
+from tests.built import build_tiny, make_tiny
 from tests.unit.build.checkpoints import VOCAB, save_checkpoint, tiny_llama, tiny_tokenizer, write_pair
 
 if TYPE_CHECKING:
@@ -111,6 +111,16 @@ def test_the_tables_the_json_and_the_plot_of_a_pair(engine: Path, prompts: Path,
         assert [line for line in output.splitlines() if name in line and f"{rule['acceptance']:.3f}" in line]
     assert "tokens per call: 1 + sum over k" in output
     assert (files / "o.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_made_drafter_agrees_better_than_the_layers_it_began_with(
+    engine: Path, prompts: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    found = []
+    for directory in (engine, make_tiny(tmp_path_factory.mktemp("made"))):
+        run(directory, "--prompts", prompts, *QUICK, *ONE_RULE, "--json", tmp_path / "o.json")
+        found.append(json.loads((tmp_path / "o.json").read_text())["rules"][0]["acceptance"])
+    assert found[1] > found[0] + 0.05
 
 
 def test_a_trimmed_head_is_read_from_the_engine(engine: Path, prompts: Path, tmp_path: Path):
