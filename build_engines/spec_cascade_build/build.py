@@ -87,7 +87,7 @@ def _key(pair: Pair, base: Path, versions: dict[str, str], console: Console) -> 
         content["drafter"] = fingerprint(pair.drafter, base, console)
     elif pair.drafter is not None and pair.drafter.make is not None:
         # What was made counts, not how: a changed recipe builds anew once its drafter has been made anew.
-        content["drafter"] = fingerprint_made(base / pair.drafter.make.directory)
+        content["drafter"] = fingerprint_made(base / Path(pair.drafter.make.directory).expanduser())
     inputs = {"format": [FORMAT, BUILD_FORMAT], "pair": content, "versions": versions}
     if pair.compile:
         inputs["processor"] = instruction_sets()

@@ -13,7 +13,7 @@ from spec_cascade.errors import ConfigError
 from spec_cascade_build.errors import BuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from spec_cascade_build.sources import Checkpoint
 
 WEIGHTS = "model.safetensors"
-SHARED = "shared_tensors.json"
+SHARED = "shared_tensors.json"  # as `engines.pytorch.load` reads it, which imports torch
 _LAYER = re.compile(r"^(?P<stem>.+\.(?:layers|h|blocks))\.(?P<index>\d+)\.(?P<rest>.+)$")
 # Attributes of a configuration that have one item per layer.
 _PER_LAYER = ("layer_types", "no_rope_layers")
@@ -117,7 +117,7 @@ def write_pruned(target: WrittenModel, layers: Sequence[int], directory: Path) -
         raise ConfigError("drafter.prune.layers", list(layers), f"layers that the target has: 0 to {count - 1}")
     shared = shared_tensors(target.tensors, layers, count)
     config = pruned_config(target.config, layers)
-    _check_covered(config, shared)
+    check_covered(config, shared, "the target cannot be pruned")
     config.save_pretrained(directory)
     text = json.dumps(shared, indent=2, sort_keys=True) + "\n"
     (directory / SHARED).write_text(text, encoding="utf-8")
@@ -158,19 +158,23 @@ def pruned_config(config: PretrainedConfig, layers: Sequence[int]) -> Pretrained
     return type(config).from_dict(values)
 
 
-def _check_covered(config: PretrainedConfig, shared: dict[str, str]) -> None:
-    """Verify that the shared tensors are all that the pruned model needs, apart from tied ones."""
+def check_covered(config: PretrainedConfig, names: Collection[str], trouble: str) -> None:
+    """Verify that tensors with these names are all that a model needs, apart from tied ones, and no more.
+
+    Raises:
+        BuildError: They are not; it begins with ``trouble``.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     tied = set(model._tied_weights_keys or ()) if config.tie_word_embeddings else set()
-    missing = set(model.state_dict()) - set(shared) - tied
-    surplus = set(shared) - set(model.state_dict())
+    missing = set(model.state_dict()) - set(names) - tied
+    surplus = set(names) - set(model.state_dict())
     if missing or surplus:
         name = min(missing | surplus)
-        raise BuildError(f"the target cannot be pruned: tensor {name} has no counterpart")
+        raise BuildError(f"{trouble}: tensor {name} has no counterpart")
 
 
 def _eos_token_ids(model: Any) -> tuple[int, ...]:

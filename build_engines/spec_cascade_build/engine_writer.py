@@ -10,6 +10,7 @@ manifest.json
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spec_cascade.engines.manifest import (
@@ -31,7 +32,6 @@ from spec_cascade_build.vocabulary import check_same_vocabulary, check_width, vo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from rich.console import Console
     from transformers import PreTrainedTokenizerFast
@@ -100,7 +100,7 @@ class EngineWriter:
             write_pruned(target, drafter.prune.layers, self._directory / "drafter")
             return target.logits
         if drafter.make is not None:
-            return self._install(self._base / drafter.make.directory, target)
+            return self._install(self._base / Path(drafter.make.directory).expanduser(), target)
         drafter_tokenizer, model = self._model("drafter", drafter)
         check_same_vocabulary(tokenizer, drafter_tokenizer)
         return model.logits

@@ -101,7 +101,7 @@ class MakeRecipe(Section):
         description="layer numbers of the target, ascending, from 0: [0, 1, 5]; or {count: ..., by: ...}",
     )
     head: int | None = Field(default=None, ge=1, description="an integer >= 1, or left out for all tokens")
-    seed: int = Field(default=0, ge=0, description="an integer >= 0")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="an integer in [0, 2**31)")
     license: str | None = Field(default=None, min_length=1, description="the target's licence: 'apache-2.0'")
     text: TextRecipe = Field(default=TextRecipe(), description="a mapping")
     training: TrainingRecipe = Field(default=TrainingRecipe(), description="a mapping")

@@ -59,7 +59,7 @@ def wait_until_ready(server: subprocess.Popen[str]) -> None:
 
 @pytest.mark.usefixtures("demo_engine")
 def test_every_snippet_does_what_the_readme_says() -> None:
-    build, serve, generate, curl, rules, bench_verify, bench = SNIPPETS
+    build, serve, generate, curl, rules, bench_verify, score, bench = SNIPPETS
     assert "up to date" in output_of(build)
     server = started(serve)
     try:
@@ -73,6 +73,8 @@ def test_every_snippet_does_what_the_readme_says() -> None:
     assert "token_v3" in output_of(rules)
     measured = output_of(bench_verify)
     assert all(verifier in measured for verifier in ("softmax, then reject", "reference", "TB/s"))
+    scored = output_of(score)
+    assert all(word in scored for word in ("strict: ", "token_v3:alpha=0.8: ", "greedy: ", "c = "))
     measured = output_of(bench)
     assert all(subject in measured for subject in ("target only", "no drafter", "strict", "generate", "assisted"))
 

@@ -8,7 +8,7 @@ import yaml
 
 if TYPE_CHECKING:
     from spec_cascade_build.drafter.made import MadeDrafter
-    from spec_cascade_build.pair import Source
+    from spec_cascade_build.pair import Pair, Source
 
 _CARD = """---
 {front}---
@@ -22,12 +22,12 @@ files; `spec-cascade build` takes them from the target, and refuses another one.
 | what | value |
 |---|---|
 | layers of the target that it began with | {layers} |
-| tensors of its own | {tensors:.1f} M numbers, bfloat16 |
+| tensors of its own | {tensors:.1f} M numbers, {dtype} |
 | tokens that it can propose | {head} |
 | text that it learnt from | {answers} answers, {tokens} tokens, all its target's, at temperature {temperature} |
 | prompts of that text | {prompts} |
 | training | {steps} of {all_steps} steps of {batch} answers, AdamW at {rate:g}, seed {seed} |
-| loss | Kullback-Leibler divergence from the target's whole row{on_policy} |
+| loss | Kullback-Leibler divergence from the target's row over the tokens that it can propose{on_policy} |
 | on answers held out ({held_out}): mean sum of min(p, q) | {overlap:.3f} |
 | on the same: same token most likely | {argmax:.3f} |
 | made with | {versions} |
@@ -37,27 +37,29 @@ The same pair file makes it again: `spec-cascade drafter make {pair}`. Its recip
 """
 
 
-def card(made: MadeDrafter, target: Source, pair: str) -> str:
+def card(made: MadeDrafter, pair: Pair, name: str) -> str:
     """The card, in Markdown.
 
     Args:
         made: The drafter.
-        target: Where its target comes from.
-        pair: Name of the pair file.
+        pair: Its pair.
+        name: Of the pair file.
     """
     recipe, figures = made.recipe, made.figures
     text, training = recipe["text"], recipe["training"]
     on_policy = training["on_policy_steps"]
     return _CARD.format(
-        front=_front(recipe, target),
-        target=title(target),
+        front=_front(recipe, pair.target),
+        target=title(pair.target),
         layers=", ".join(map(str, made.layers)),
         tensors=figures["parameters"] / 1e6,
-        head=f"{figures['head']}, which cover {figures['coverage']:.1%} of the text" if figures["head"] else "all",
+        head=f"{figures['head']}, which cover {figures['coverage']:.1%} of the answers held out"
+        if figures["head"]
+        else "all",
         answers=figures["answers"],
         tokens=figures["tokens"],
         temperature=text["temperature"],
-        prompts=text["prompts"] or "written by the target too, from where its chat template has the user speak",
+        prompts=text["prompts"] or "written by the target too",
         steps=figures["best_step"],
         all_steps=figures["steps"],
         batch=training["batch_size"],
@@ -68,7 +70,8 @@ def card(made: MadeDrafter, target: Source, pair: str) -> str:
         overlap=figures["overlap"],
         argmax=figures["argmax"],
         versions=", ".join(f"{name} {version}" for name, version in sorted(made.versions.items())),
-        pair=pair,
+        pair=name,
+        dtype=pair.dtype,
     )
 
 

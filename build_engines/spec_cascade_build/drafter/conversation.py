@@ -49,12 +49,12 @@ class Conversation:
         """Of a tokenizer and prompts; without prompts the target writes them.
 
         Raises:
-            BuildError: The text that the target would begin from is empty.
+            BuildError: It cannot be told what the target would begin from.
         """
         if prompts is not None:
             return cls([prompt_ids(tokenizer, prompt) for prompt in prompts])
         try:
-            opening, _, closing = tokenizer.render_chat([{"role": "user", "content": _WORDS}]).partition(_WORDS)
+            opening, found, closing = tokenizer.render_chat([{"role": "user", "content": _WORDS}]).partition(_WORDS)
         except ConfigError:
             begin = tokenizer.encode_prompt("")
             if not begin:
@@ -64,6 +64,11 @@ class Conversation:
                 ) from None
             return cls([begin])
         encoded = [tokenizer.encode(part, add_special_tokens=False) for part in (opening, closing)]
+        if not (found and all(encoded)):
+            raise BuildError(
+                "the target's chat template does not show where the user's words begin and end: name a file with "
+                "prompts in drafter.make.text.prompts"
+            )
         return cls([encoded[0]], encoded[1])
 
 

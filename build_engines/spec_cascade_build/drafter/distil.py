@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,7 @@ from spec_cascade_build.drafter.student import last_hidden, learning
 from spec_cascade_build.errors import BuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -69,6 +70,7 @@ class Distiller:
         held_out: What agreement is measured on.
         recipe: The rest.
         seed: Of the student's own words.
+        eos: Tokens that end an answer.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Distiller:
         held_out: Sequence[Answer],
         recipe: TrainingRecipe,
         seed: int,
+        eos: Collection[int],
     ) -> None:
         self._student = student
         self._target = target
@@ -91,6 +94,7 @@ class Distiller:
         self._held_out = held_out
         self._recipe = recipe
         self._seed = seed
+        self._eos = torch.tensor(sorted(eos), device=head.weight.device)
         self._weights = learning(student)
         self._optimizer = torch.optim.AdamW(
             self._weights.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
@@ -134,6 +138,7 @@ class Distiller:
                     self._head,
                     length=self._recipe.on_policy_tokens,
                     seed=(self._seed << 32) + step,
+                    eos=self._eos,
                 )
         loss = self._loss(lesson)
         if not math.isfinite(loss.item()):
@@ -157,10 +162,8 @@ class Distiller:
         return torch.autocast(self._head.weight.device.type, dtype, enabled=dtype != torch.float32)
 
     def _measure(self) -> None:
-        self._student.eval()
         with self._autocast():
             found = agreement(self._student, self._head, self._whole, self._held_out, self._recipe.batch_size)
-        self._student.train()
         progress = self.progress
         progress.agreements[progress.step] = found
         if progress.best_step < 0 or found.overlap > progress.best_agreement.overlap:
@@ -189,7 +192,10 @@ class Distiller:
     def _resume(self, path: Path, key: str) -> None:
         if not path.is_file():
             return
-        state = torch.load(path, map_location=self._head.weight.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+            raise BuildError(f"{path} is damaged: remove it") from error
         if state["key"] != key:
             return
         with torch.no_grad():

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from spec_cascade.engines.pytorch.load import DTYPES, SHARED_TENSORS, TRIMMED_HEAD
-from spec_cascade_build.checkpoints import WEIGHTS, pruned_config
+from spec_cascade.engines.pytorch.load import DTYPES, SHARED_TENSORS, TOKEN_IDS, TRIMMED_HEAD, head_tokens
+from spec_cascade.errors import EngineError
+from spec_cascade_build.checkpoints import WEIGHTS, check_covered, pruned_config
 from spec_cascade_build.errors import BuildError
 from spec_cascade_build.sources import MADE
 
@@ -86,9 +87,15 @@ def write_weights(directory: Path, tensors: Mapping[str, Tensor], head: Tensor |
         parts[-1][name] = tensor.contiguous()
         size += tensor.nbytes
     for number, part in enumerate(parts, 1):
-        save_file(part, directory / f"model-{number:05d}-of-{len(parts):05d}.safetensors", {"format": "pt"})
+        _save(part, directory / f"model-{number:05d}-of-{len(parts):05d}.safetensors")
     if head is not None:
-        save_file({"token_ids": head.long()}, directory / TRIMMED_HEAD)
+        _save({TOKEN_IDS: head.long()}, directory / TRIMMED_HEAD)
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    save_file(dict(tensors), path, {"format": "pt"})
+    # Others may serve what this user built: the usual permissions, not safetensors' private ones.
+    path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def install(
@@ -114,14 +121,16 @@ def install(
         raise BuildError(f"the drafter in {source} was made from another target: run spec-cascade drafter make again")
     try:
         parts = [load_file(path) for path in sorted(source.glob("model-*.safetensors"))]
-        head = load_file(source / TRIMMED_HEAD)["token_ids"] if (source / TRIMMED_HEAD).is_file() else None
-    except (OSError, SafetensorError, KeyError) as error:
+        head = head_tokens(source, target.vocab_size)
+    except (OSError, SafetensorError, EngineError) as error:
         raise BuildError(f"the drafter in {source} cannot be read: {error}") from error
-    pruned_config(target, made.layers).save_pretrained(directory)
+    config = pruned_config(target, made.layers)
     cast = {name: tensor.to(DTYPES[dtype]) for part in parts for name, tensor in part.items()}
-    save_file(cast, directory / WEIGHTS, {"format": "pt"})
+    check_covered(config, {*made.shared, *cast}, f"the drafter in {source} is damaged")
+    config.save_pretrained(directory)
+    _save(cast, directory / WEIGHTS)
     (directory / SHARED_TENSORS).write_text(json.dumps(made.shared, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if head is None:
         return None
-    save_file({"token_ids": head}, directory / TRIMMED_HEAD)
+    _save({TOKEN_IDS: head}, directory / TRIMMED_HEAD)
     return len(head)

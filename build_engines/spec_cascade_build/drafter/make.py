@@ -8,11 +8,13 @@ drafter.
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from spec_cascade.engines.pytorch.attention import ATTENTION
 from spec_cascade.engines.pytorch.load import DTYPES
+from spec_cascade.errors import ConfigError
 from spec_cascade_build.build import LIBRARIES
 from spec_cascade_build.checkpoints import shared_tensors
 from spec_cascade_build.directory import check_replaceable, replaced
@@ -40,7 +42,12 @@ if TYPE_CHECKING:
 
     from spec_cascade_build.drafter.distil import Progress
     from spec_cascade_build.drafter.text import Answer
+    from spec_cascade_build.recipe import MakeRecipe
 
+T = TypeVar("T")
+
+_FORMAT = 1
+"""Raised by hand when the same recipe and text give another drafter than before."""
 _JUDGED = 32
 """Answers that the importance of layers is measured on."""
 
@@ -65,33 +72,45 @@ def make(
         BuildError: The target cannot be built, something else is where the drafter or the work is to be kept, or the
             training diverges.
     """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = device_of(device)
     making = Making(pair_path, work, console, place)
     recipe, directory = making.recipe, making.directory
     check_replaceable(directory, MADE, "a made drafter")
     target = making.target()
+    vocab_size, eos = making.manifest.vocabulary.vocab_size, making.manifest.vocabulary.eos_token_ids
+    whole = Head.of(target, vocab_size, None)
+    _check(recipe, target, whole, eos)
+    target.set_attn_implementation(ATTENTION)
     answers = making.write_text(target)
     target.set_attn_implementation(TRAINED_ATTENTION)
 
     held_out, learnt = parted(answers, recipe.training.held_out)
-    layers = _layers(making, target, learnt, console)
-    vocab_size, eos = making.manifest.vocabulary.vocab_size, making.manifest.vocabulary.eos_token_ids
+    layers = _layers(making, target, whole, learnt, console)
     tokens = None if recipe.head is None else frequent_tokens(learnt, recipe.head, vocab_size, eos)
-    head, whole = Head.of(target, vocab_size, tokens), Head.of(target, vocab_size, None)
-    check_head(target, whole, learnt[0].token_ids.to(place))
-    torch.manual_seed(recipe.seed)
     student = make_student(target, layers)
     distiller = Distiller(
         student,
         target,
-        head=head,
+        head=Head.of(target, vocab_size, tokens),
         whole=whole,
         course=Course(learnt, recipe.training.batch_size, recipe.seed, place),
         held_out=held_out,
         recipe=recipe.training,
         seed=recipe.seed,
+        eos=eos,
     )
-    key = digest({"recipe": recipe.model_dump(exclude={"directory", "license"}), "layers": layers, "text": making.key})
+    versions = {name: version(name) for name in LIBRARIES}
+    settled = recipe.model_dump(exclude={"directory", "license"})
+    key = digest(
+        {
+            "format": _FORMAT,
+            "recipe": settled,
+            "layers": layers,
+            "text": making.key,
+            "versions": versions,
+            "device": place.type,
+        }
+    )
     with CountBar(console, "the drafter learns", recipe.training.steps) as bar:
         progress = distiller.run(making.work.training, key, lambda now: bar.reach(now.step, _note(now)))
 
@@ -100,19 +119,45 @@ def make(
         target=making.fingerprint,
         layers=list(layers),
         recipe=recipe.model_dump(mode="json", exclude={"directory"}),
-        versions={name: version(name) for name in LIBRARIES},
+        versions=versions,
         figures=_figures(progress, answers, held_out, tokens),
         shared={name: source for name, source in names.items() if name not in progress.best},
     )
-    dtype = DTYPES[making.pair.dtype]
     with replaced(directory) as new:
+        dtype = DTYPES[making.pair.dtype]
         write_weights(new, {name: tensor.cpu().to(dtype) for name, tensor in progress.best.items()}, tokens)
         made.write(new)
-        (new / "README.md").write_text(card(made, making.pair.target, pair_path.name), encoding="utf-8")
+        (new / "README.md").write_text(card(made, making.pair, pair_path.name), encoding="utf-8")
     return directory, made
 
 
-def parted(answers: Sequence[Answer], share: float) -> tuple[list[Answer], list[Answer]]:
+def device_of(name: str | None) -> torch.device:
+    """The device of this name; without one CUDA where there is one.
+
+    Raises:
+        ConfigError: There is no such device.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ConfigError("--device", name, "a device of this machine: cpu, cuda or cuda:<number>") from None
+    return device
+
+
+def _check(recipe: MakeRecipe, target: PreTrainedModel, whole: Head, eos: Sequence[int]) -> None:
+    """Refuse what would fail behind hours of writing."""
+    count = target.config.num_hidden_layers
+    check_layers(recipe.layers, count)
+    shared_tensors(sorted(target.state_dict()), (0,), count)
+    parted(range(recipe.text.answers), recipe.training.held_out)
+    if recipe.head is not None and recipe.head < len(eos):
+        raise ConfigError("drafter.make.head", recipe.head, f"at least {len(eos)}, the tokens that end an answer")
+    target.set_attn_implementation(TRAINED_ATTENTION)
+    check_head(target, whole, torch.arange(min(16, len(whole.weight)), device=target.device))
+
+
+def parted(answers: Sequence[T], share: float) -> tuple[list[T], list[T]]:
     """The last answers, a share of all, and the others; at least one of each.
 
     Raises:
@@ -124,14 +169,14 @@ def parted(answers: Sequence[Answer], share: float) -> tuple[list[Answer], list[
     return list(answers[-count:]), list(answers[:-count])
 
 
-def _layers(making: Making, target: PreTrainedModel, answers: Sequence[Answer], console: Console) -> tuple[int, ...]:
+def _layers(
+    making: Making, target: PreTrainedModel, whole: Head, answers: Sequence[Answer], console: Console
+) -> tuple[int, ...]:
     choice, total = making.recipe.layers, target.config.num_hidden_layers
-    check_layers(choice, total)
     if not isinstance(choice, LayerChoice):
         return choice
     if choice.by == "spread":
         return spread(choice.count, total)
-    whole = Head.of(target, making.manifest.vocabulary.vocab_size, None)
     with CountBar(console, "leaving out each layer", total) as bar:
         missed = importance(target, whole, answers[:_JUDGED], making.recipe.training.batch_size, bar.gain)
     return most_important(missed, choice.count)

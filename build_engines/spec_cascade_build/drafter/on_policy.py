@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def continued(
-    lesson: Lesson, student: PreTrainedModel, target: PreTrainedModel, head: Head, *, length: int, seed: int
+    lesson: Lesson,
+    student: PreTrainedModel,
+    target: PreTrainedModel,
+    head: Head,
+    *,
+    length: int,
+    seed: int,
+    eos: Tensor,
 ) -> Lesson:
     """Cut every answer somewhere and let the student go on; the target says what its rows would have been.
 
@@ -31,6 +38,7 @@ def continued(
         head: Of the student.
         length: Tokens that the student writes.
         seed: Of the cuts and the words.
+        eos: Tokens that end an answer, ``[E]``; what the student says behind one is not learnt.
 
     Returns:
         The shortened texts with the student's words; what is learnt are the rows in front of those words.
@@ -49,6 +57,8 @@ def continued(
         token_ids[batch, ends + k + 1] = _drawn(head, hidden, seed, batch * length + k)
     places = torch.arange(token_ids.shape[1], device=device)
     taught = (places >= ends[:, None]) & (places < ends[:, None] + length)
+    ended = torch.isin(token_ids, eos) & taught.roll(1, dims=1)
+    taught &= ended.cumsum(-1) == 0
     width = int(ends.max()) + length + 1
     token_ids, taught = token_ids[:, :width], taught[:, :width]
     return Lesson(token_ids, taught, last_hidden(target, token_ids)[taught])

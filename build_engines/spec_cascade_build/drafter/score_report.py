@@ -71,8 +71,8 @@ def notes(score: Score, settings: ScoreSettings, command: str) -> list[str]:
     return [
         *score.remarks,
         f"{places} places in {len(score.passages)} {source}; temperature {settings.temperature:g}; lossy rules behind "
-        f"the engine's default guard; {GREEDY}: {STRICT} at temperature 0, so a place counts where both models' most "
-        "likely tokens are the same",
+        f"the engine's default guard; {GREEDY}: {STRICT} at temperature 0, so a place of this "
+        "text counts where both models' most likely tokens are the same",
         _FORMULA,
         f"target, one token: {costs.score[0] * 1e3:.2f} ms; drafter, one step: "
         f"{costs.draft[settings.temperature] * 1e3:.2f} ms; c = {score.predictions[STRICT].ratio:.3f}; medians of "

@@ -41,5 +41,7 @@ class ScoreSettings:
         for field, least in (("tokens", 1), ("window", 2), ("seed", 0), ("repetitions", 1)):
             if getattr(self, field) < least:
                 raise ConfigError(f"--{field}", getattr(self, field), f"an integer >= {least}")
+        if self.seed >= 2**62:
+            raise ConfigError("--seed", self.seed, "an integer in [0, 2**62)")
         if self.text is not None and self.prompts is not None:
             raise ConfigError("--text", str(self.text), "left out where prompts are named")

@@ -63,13 +63,19 @@ def make_student(target: PreTrainedModel, layers: Sequence[int]) -> PreTrainedMo
     student: PreTrainedModel = AutoModelForCausalLM.from_config(
         pruned_config(target.config, layers), dtype=torch.float32, attn_implementation=TRAINED_ATTENTION
     )
-    student.load_state_dict({name: weights[source] for name, source in names.items()}, strict=False)
+    missing = student.load_state_dict(
+        {name: weights[source] for name, source in names.items()}, strict=False
+    ).missing_keys
+    if any(name in learning(student) for name in missing):
+        raise BuildError(f"the target has no tensor for the drafter's {min(missing)}")
     student.to(target.device)
     student.set_input_embeddings(target.get_input_embeddings())
     student.set_output_embeddings(target.get_output_embeddings())
+    learns = learning(student)
     for name, parameter in student.named_parameters():
-        parameter.requires_grad_(name in learning(student))
-    return student.train()
+        parameter.requires_grad_(name in learns)
+    # Not in training mode: dropout would draw from a generator that no checkpoint keeps.
+    return student.eval()
 
 
 def learning(student: PreTrainedModel) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """The target's own text: what a drafter learns from.
 
 An answer is stored with the target's last hidden state in front of every token, from which its head makes the whole
-row again: a thousand times smaller than the row, and the target need not run again to teach.
+row again: far smaller than the row, and the target need not run again to teach.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from spec_cascade.decoding.models import Feed
 from spec_cascade.decoding.sampling import SamplingParams
+from spec_cascade.errors import EngineError
 from spec_cascade.verify import BatchSampling, Purpose, sample, uniforms
+from spec_cascade_build.errors import BuildError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -125,7 +128,9 @@ class TextWriter:
         positions = torch.tensor([len(line.token_ids) for line in live], device=device)
         sampling = BatchSampling.of([settings] * len(live), device)
         draws = uniforms(seeds, positions, Purpose.DRAW)
-        tokens, _ = sample(logits, sampling, draws, vocab_size=self._vocab_size)
+        tokens, sound = sample(logits, sampling, draws, vocab_size=self._vocab_size)
+        if not bool(sound.all()):
+            raise EngineError("the target's logits make no distribution")
         states = hidden.cpu()
         for i, (line, token) in enumerate(zip(live, tokens.tolist(), strict=True)):
             line.seen = len(line.token_ids)
@@ -166,8 +171,15 @@ def save_answers(path: Path, answers: Sequence[Answer]) -> None:
 
 
 def load_answers(path: Path) -> list[Answer]:
-    """Read what `save_answers` wrote."""
-    tensors = load_file(path)
+    """Read what `save_answers` wrote.
+
+    Raises:
+        BuildError: The file is damaged.
+    """
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BuildError(f"{path} is damaged: remove it") from error
     answers: list[Answer] = []
     token_ids, hidden = tensors["token_ids"].long(), tensors["hidden"]
     for length, prompt in tensors["lengths"].tolist():

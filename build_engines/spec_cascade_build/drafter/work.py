@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from spec_cascade_build.errors import BuildError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from spec_cascade.engines.manifest import CompiledEntry
 
 _KEY = "key.json"
 
@@ -20,6 +23,7 @@ class WorkDirectory:
     target/   the target as an engine directory
     text/     the target's own text, a file a shard
     training.pt
+    text-<machine>.pt2   the compiled target
 
     Args:
         path: The directory; made where there is none.
@@ -31,15 +35,18 @@ class WorkDirectory:
 
     def __init__(self, path: Path, inputs: dict[str, Any]) -> None:
         self.path = path
-        key = path / _KEY
-        if path.exists() and any(path.iterdir()) and not key.is_file():
+        key, partial = path / _KEY, path / f".{_KEY}.partial"
+        if path.exists() and not key.is_file() and (not path.is_dir() or {*path.iterdir()} - {partial}):
             raise BuildError(f"{path} exists and was not begun by drafter make: remove it or choose another --work")
         if key.is_file() and json.loads(key.read_text(encoding="utf-8")) != _plain(inputs):
             raise BuildError(
                 f"{path} was begun with another target, text recipe or seed: remove it or choose another --work"
             )
-        (path / "text").mkdir(parents=True, exist_ok=True)
-        key.write_text(json.dumps(_plain(inputs), indent=2) + "\n", encoding="utf-8")
+        path.mkdir(parents=True, exist_ok=True)
+        if not key.is_file():
+            partial.write_text(json.dumps(_plain(inputs), indent=2) + "\n", encoding="utf-8")
+            partial.rename(key)
+        (path / "text").mkdir(exist_ok=True)
 
     @property
     def target(self) -> Path:
@@ -51,10 +58,9 @@ class WorkDirectory:
         """The newest checkpoint of the training."""
         return self.path / "training.pt"
 
-    @property
-    def package(self) -> Path:
-        """The target without its head, compiled."""
-        return self.path / "text.pt2"
+    def package(self, here: CompiledEntry) -> Path:
+        """The target without its head, compiled for a machine."""
+        return self.path / f"text-{digest(asdict(here))[:12]}.pt2"
 
     def shard(self, number: int) -> Path:
         """A part of the text."""

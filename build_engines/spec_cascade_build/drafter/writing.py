@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
+from transformers import AutoConfig
 
 from spec_cascade.decoding.tokenizer import Tokenizer
-from spec_cascade.engines.manifest import Manifest
+from spec_cascade.engines.manifest import CompiledEntry, Manifest
 from spec_cascade.engines.pytorch.compiled import CompiledForward, compile_model
+from spec_cascade.engines.pytorch.families import check_attention, check_config
 from spec_cascade.engines.pytorch.load import DTYPES, load_target
 from spec_cascade.engines.pytorch.model import CachedModel
 from spec_cascade.errors import ConfigError
@@ -24,6 +25,7 @@ from spec_cascade_build.progress import CountBar, step
 from spec_cascade_build.sources import fingerprint
 
 if TYPE_CHECKING:
+    import torch
     from rich.console import Console
     from transformers import PreTrainedModel
 
@@ -54,19 +56,21 @@ class Making:
         self.pair: Pair = pair
         self.recipe: MakeRecipe = pair.drafter.make
         self.base = pair_path.parent
-        self.directory = self.base / self.recipe.directory
+        self.directory = self.base / Path(self.recipe.directory).expanduser()
         self._console = console
         self._device = device
         name = self.recipe.text.prompts
-        self._prompts = None if name is None else read_prompts(self.base / name)
+        self._prompts = None if name is None else read_prompts(self.base / Path(name).expanduser())
         self.fingerprint = fingerprint(pair.target, self.base, console)
         text = self.recipe.text.model_dump(exclude={"answers", "prompts"})
+        self._compiles = pair.compile and device.type == "cpu"
         self.key = {
             "target": self.fingerprint,
             "dtype": pair.dtype,
             "text": text,
             "prompts": self._prompts,
             "seed": self.recipe.seed,
+            "compiled": self._compiles,
         }
         self.work = WorkDirectory(work or Path("engines") / f"{pair.name}.making", self.key)
         bare = pair.model_copy(
@@ -76,8 +80,16 @@ class Making:
         self.manifest = Manifest.read(self.work.target)
 
     def target(self) -> PreTrainedModel:
-        """The target, on the device."""
-        return load_target(self.work.target / "target", DTYPES[self.pair.dtype], self._device)
+        """The target, on the device.
+
+        Raises:
+            EngineError: The engine cannot run it exactly.
+        """
+        directory = self.work.target / "target"
+        check_config(AutoConfig.from_pretrained(directory, local_files_only=True), "target")
+        model = load_target(directory, DTYPES[self.pair.dtype], self._device)
+        check_attention(model, "target")
+        return model
 
     def write_text(self, target: PreTrainedModel) -> list[Answer]:
         """All of the text; what an earlier call wrote is read."""
@@ -91,11 +103,11 @@ class Making:
             for number, numbers in enumerate(shards):
                 path = self.work.shard(number)
                 written = load_answers(path) if path.is_file() else []
-                if len(written) != len(numbers):
+                if len(written) < len(numbers):
                     writer = writer or self._writer(target, head)
                     written = writer.write(numbers, bar.gain)
                     save_answers(path, written)
-                answers.extend(written)
+                answers.extend(written[: len(numbers)])
                 bar.reach(len(answers))
         return answers
 
@@ -105,20 +117,17 @@ class Making:
         asking = len(conversation.closing) + recipe.max_prompt_tokens if conversation.closing else 0
         limit = getattr(headless.config, "max_position_embeddings", None)
         prompt = conversation.longest_opening + asking
+        if limit is not None and prompt >= limit:
+            allowed = f"prompts of less than the target's {limit} positions; the longest takes {prompt}"
+            raise ConfigError("drafter.make.text.prompts", self.recipe.text.prompts, allowed)
         if limit is not None and prompt + recipe.max_answer_tokens > limit:
             allowed = f"at most {limit - prompt}: the target has {limit} positions, with the prompt"
             raise ConfigError("drafter.make.text.max_answer_tokens", recipe.max_answer_tokens, allowed)
-        compiled = None
-        if self.pair.compile and self._device.type == "cpu":
-            if not self.work.package.is_file():
-                with step(self._console, "compiling the target"):
-                    compile_model(headless, self.work.package)
-            compiled = CompiledForward.load(self.work.package)
         model = CachedModel(
             headless,
             slots=recipe.batch_size,
             max_seq_len=prompt + recipe.max_answer_tokens,
-            compiled=compiled,
+            compiled=self._compiled(headless) if self._compiles else None,
         )
         return TextWriter(
             model,
@@ -129,3 +138,12 @@ class Making:
             recipe=recipe,
             seed=self.recipe.seed,
         )
+
+    def _compiled(self, headless: PreTrainedModel) -> CompiledForward:
+        package = self.work.package(CompiledEntry.here())
+        if not package.is_file():
+            partial = self.work.path / "partial.pt2"
+            with step(self._console, "compiling the target"):
+                compile_model(headless, partial)
+            partial.rename(package)
+        return CompiledForward.load(package)

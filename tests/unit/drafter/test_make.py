@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from spec_cascade.engines import open_engine
 from spec_cascade.engines.pytorch.load import load_target
 from spec_cascade.errors import ConfigError
 from spec_cascade_build.build import build
+from spec_cascade_build.drafter.distil import Distiller
 from spec_cascade_build.drafter.made import MadeDrafter, write_weights
 from spec_cascade_build.drafter.make import make
 from spec_cascade_build.drafter.student import Head, check_head, last_hidden
@@ -57,7 +59,7 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
     return {n: t for path in sorted(directory.glob("model-*.safetensors")) for n, t in load_file(path).items()}
 
 
-def test_a_drafter_learns_to_agree_and_is_built_and_served(place: Path) -> None:
+def test_a_drafter_is_made_built_and_served(place: Path) -> None:
     pair = pair_of(place)
     directory, made = make(pair, None, quiet())
     assert directory == place / "drafter"
@@ -84,8 +86,10 @@ def test_training_raises_the_agreement_on_text_that_was_not_learnt(place: Path) 
 
 
 @pytest.mark.parametrize("killed_at", ["text/00000.safetensors", "training.pt"])
-def test_a_kill_and_a_second_call_make_the_same_drafter_as_no_kill(place: Path, killed_at: str) -> None:
-    pair = pair_of(place)
+def test_a_kill_and_a_second_call_make_the_same_drafter_as_no_kill(
+    place: Path, killed_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = pair_of(place, training={**TRAINING, "on_policy_steps": 15, "on_policy_tokens": 3})
     directory, made = make(pair, place / "whole", quiet())
     expected = weights(directory)
     shutil.rmtree(directory)
@@ -98,11 +102,31 @@ def test_a_kill_and_a_second_call_make_the_same_drafter_as_no_kill(place: Path, 
         process.kill()
         process.wait()
     assert not directory.exists()
+
+    shard = place / "killed" / "text" / "00000.safetensors"
+    written = shard.stat().st_mtime_ns
+    steps = _watched(monkeypatch)
     _, again = make(pair, place / "killed", quiet())
     assert again == made
     found = weights(directory)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+    # What was there is not done again.
+    assert shard.stat().st_mtime_ns == written
+    assert min(steps, default=60) >= (10 if killed_at == "training.pt" else 0)
+
+
+def _watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps that are trained from now on."""
+    steps: list[int] = []
+    train = Distiller._step
+
+    def watched(self: Distiller, step: int) -> None:
+        steps.append(step)
+        train(self, step)
+
+    monkeypatch.setattr(Distiller, "_step", watched)
+    return steps
 
 
 def _await(path: Path, process: subprocess.Popen[bytes]) -> None:
@@ -138,6 +162,28 @@ def test_the_last_steps_can_be_on_the_drafters_own_words(place: Path) -> None:
     without = weights(directory)
     directory, _ = make(pair_of(place, training=training), place / "own", quiet())
     assert not all(torch.equal(without[name], tensor) for name, tensor in weights(directory).items())
+
+
+def test_dropout_of_the_target_changes_nothing_at_a_resume(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = place / "target" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "attention_dropout": 0.5}), encoding="utf-8")
+    pair = pair_of(place, training={**TRAINING, "steps": 4, "warmup": 0, "evaluate_every": 2})
+    directory, _ = make(pair, place / "whole", quiet())
+    expected = weights(directory)
+    train = Distiller._step
+
+    def dying(self: Distiller, step: int) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+        train(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Distiller, "_step", dying)
+        with pytest.raises(KeyboardInterrupt):
+            make(pair, place / "killed", quiet())
+    make(pair, place / "killed", quiet())
+    found = weights(directory)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_training_stops_when_nothing_better_comes(place: Path) -> None:
@@ -199,6 +245,46 @@ def test_nothing_but_a_made_drafter_is_replaced(place: Path) -> None:
         make(pair_of(place), None, quiet())
 
 
+def test_a_work_directory_whose_beginning_was_killed_is_begun_again(place: Path) -> None:
+    (place / "work").mkdir()
+    (place / "work" / ".key.json.partial").write_text("{", encoding="utf-8")
+    make(pair_of(place), place / "work", quiet())
+
+
+@pytest.mark.parametrize("name", ["text/00000.safetensors", "training.pt"])
+def test_damaged_work_is_named(place: Path, name: str) -> None:
+    make(pair_of(place), place / "work", quiet())
+    (place / "work" / name).write_bytes(b"damaged")
+    with pytest.raises(BuildError, match=f"{name} is damaged: remove it"):
+        make(pair_of(place), place / "work", quiet())
+
+
+def test_a_made_drafter_without_one_of_its_files_is_not_built(place: Path) -> None:
+    directory, _ = make(pair_of(place), None, quiet())
+    next(directory.glob("model-*.safetensors")).unlink()
+    with pytest.raises(BuildError, match=r"drafter is damaged: tensor .* has no counterpart"):
+        build(pair_of(place), place / "engine", quiet())
+
+
+def test_others_may_read_what_was_built(place: Path) -> None:
+    directory, _ = make(pair_of(place), None, quiet())
+    build(pair_of(place), place / "engine", quiet())
+    files = [*directory.iterdir(), *(place / "engine" / "drafter").iterdir()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {(place / "pair.yaml").stat().st_mode & 0o777}
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:77"])
+def test_a_device_that_is_not_there_is_named(place: Path, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"--device = '{device}' is not allowed"):
+        make(pair_of(place), None, quiet(), device=device)
+
+
+def test_a_wrong_recipe_is_refused_before_the_text_is_written(place: Path) -> None:
+    with pytest.raises(ConfigError):
+        make(pair_of(place, layers=[0, 9]), place / "work", quiet())
+    assert not list((place / "work" / "text").iterdir())
+
+
 def test_a_work_directory_of_something_else_is_left_alone(place: Path) -> None:
     (place / "work").mkdir()
     (place / "work" / "notes.txt").write_text("mine", encoding="utf-8")
@@ -218,11 +304,13 @@ def test_a_work_directory_of_something_else_is_left_alone(place: Path) -> None:
         ),
         ({"text": {"answers": 0}}, "drafter.make.text.answers = 0 is not allowed: must be an integer >= 1"),
         ({"text": {"max_answer_tokens": 999}}, "drafter.make.text.max_answer_tokens = 999 is not allowed: must be"),
+        ({"seed": 2**31}, "drafter.make.seed = 2147483648 is not allowed: must be an integer in [0, 2**31)"),
+        ({"text": {"answers": 1}}, "1 answers are too few"),
         ({"heads": 3}, "drafter.make.heads is not a field (did you mean 'head'?)"),
     ],
 )
 def test_a_wrong_recipe_names_the_field(place: Path, recipe: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(message)):
+    with pytest.raises((ConfigError, BuildError), match=re.escape(message)):
         make(pair_of(place, **recipe), None, quiet())
 
 

@@ -23,7 +23,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 """What models compute in, by the names of pair files and manifests."""
 SHARED_TENSORS = "shared_tensors.json"
 TRIMMED_HEAD = "head.safetensors"
-_TOKEN_IDS = "token_ids"
+TOKEN_IDS = "token_ids"
 
 
 def load_target(directory: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
@@ -74,14 +74,14 @@ def head_tokens(directory: Path, vocab_size: int | None = None) -> Tensor | None
         return None
     name = f"{directory.name}/{TRIMMED_HEAD}"
     try:
-        token_ids = load_file(path)[_TOKEN_IDS]
+        token_ids = load_file(path)[TOKEN_IDS]
     except (KeyError, SafetensorError) as error:
-        raise EngineError(f"{name} has no tensor {_TOKEN_IDS} that can be read: {error}") from error
+        raise EngineError(f"{name} has no tensor {TOKEN_IDS} that can be read: {error}") from error
     are_ids = token_ids.dtype == torch.int64 and token_ids.dim() == 1 and len(token_ids) > 0
     if not are_ids or token_ids[0] < 0 or bool((token_ids.diff() <= 0).any()):
-        raise EngineError(f"{name}: {_TOKEN_IDS} are not one row of distinct int64 token ids in ascending order")
+        raise EngineError(f"{name}: {TOKEN_IDS} are not one row of distinct int64 token ids in ascending order")
     if vocab_size is not None and token_ids[-1] >= vocab_size:
-        raise EngineError(f"{name}: {_TOKEN_IDS} has {token_ids[-1]}, the vocabulary ends before {vocab_size}")
+        raise EngineError(f"{name}: {TOKEN_IDS} has {token_ids[-1]}, the vocabulary ends before {vocab_size}")
     return token_ids
 
 
