@@ -3,7 +3,7 @@
 target/     config.json  generation_config.json  model.safetensors
 drafter/    the same for a model of its own; config.json and shared_tensors.json for a pruned target;
             not there for prompt lookup or no drafter
-            (compiled.pt2 beside each model of a pair that is compiled)
+            (compiled.pt2 beside each model of a pair that is compiled, compiled_int8.pt2 beside its drafter)
 tokenizer/  tokenizer.json  tokenizer_config.json (with the chat template)  special_tokens_map.json
 manifest.json
 """
@@ -66,7 +66,9 @@ class EngineWriter:
         tokenizer, target = self._model("target", pair.target)
         tokenizer.save_pretrained(directory / "tokenizer", save_jinja_files=False)
         drafter_logits = self._write_drafter(tokenizer, target)
-        compiled = compile_models(directory, pair.dtype, self._console) if pair.compile else None
+        compiled = None
+        if pair.compile:
+            compiled = compile_models(directory, pair.dtype, self._console, int8_drafter=pair.int8_drafter)
         with step(self._console, "hashing"):
             files = {name: FileEntry.of(directory / name) for name in _file_names(directory)}
         manifest = Manifest(

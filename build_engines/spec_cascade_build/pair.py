@@ -143,6 +143,9 @@ class Pair(Section):
     engine: Literal["pytorch"] = Field(default="pytorch", description="'pytorch'")
     dtype: Literal["bfloat16", "float32"] = Field(default="bfloat16", description="'bfloat16' or 'float32'")
     compile: bool = Field(default=False, description="true (for this machine's processor; takes minutes) or false")
+    int8_drafter: bool = Field(
+        default=False, description="true (where compile is true and the drafter is a model) or false"
+    )
     target: Source = Field(description="a model: {hub: ...}, {path: ...} or {package: ...}")
     drafter: Drafter | None = Field(
         description="{prune: ...}, {make: ...}, {hub: ...}, {path: ...}, {package: ...}, {prompt_lookup: ...} or none"
@@ -160,6 +163,13 @@ class Pair(Section):
         if self.drafter is None and length != 0 and "draft_length" in self.defaults.model_fields_set:
             written = "auto" if length == -1 else length
             raise refusal("defaults.draft_length", written, "0 when drafter is none")
+        return self
+
+    @model_validator(mode="after")
+    def _int8_only_of_a_compiled_model(self) -> Pair:
+        has_model = self.drafter is not None and self.drafter.prompt_lookup is None
+        if self.int8_drafter and not (self.compile and has_model):
+            raise refusal("int8_drafter", True, "left out: it needs compile: true and a drafter that is a model")
         return self
 
     @model_validator(mode="after")

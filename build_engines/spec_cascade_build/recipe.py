@@ -31,6 +31,7 @@ class TextRecipe(Section):
         temperature: At which it samples.
         batch_size: Answers that are written at a time.
         shard: Answers in one file: what a kill can cost.
+        compile: Compile the target for it, on a CPU: minutes that thousands of answers pay for.
     """
 
     prompts: str | None = Field(
@@ -44,6 +45,7 @@ class TextRecipe(Section):
     temperature: float = Field(default=1.0, gt=0, description="a number > 0")
     batch_size: Count = 64
     shard: Count = 256
+    compile: bool = Field(default=False, description="true or false")
 
 
 class TrainingRecipe(Section):

@@ -63,19 +63,18 @@ class Making:
         self._prompts = None if name is None else read_prompts(self.base / Path(name).expanduser())
         self.fingerprint = fingerprint(pair.target, self.base, console)
         text = self.recipe.text.model_dump(exclude={"answers", "prompts"})
-        self._compiles = pair.compile and device.type == "cpu"
+        self._compiles = self.recipe.text.compile and device.type == "cpu"
         self.key = {
             "target": self.fingerprint,
             "dtype": pair.dtype,
             "text": text,
             "prompts": self._prompts,
             "seed": self.recipe.seed,
-            "compiled": self._compiles,
         }
         self.work = WorkDirectory(work or Path("engines") / f"{pair.name}.making", self.key)
-        bare = pair.model_copy(
-            update={"drafter": None, "compile": False, "defaults": PairDefaults(max_seq_len=pair.defaults.max_seq_len)}
-        )
+        defaults = PairDefaults(max_seq_len=pair.defaults.max_seq_len)
+        without = {"drafter": None, "compile": False, "int8_drafter": False, "defaults": defaults}
+        bare = pair.model_copy(update=without)
         build_pair(bare, pair_path, self.work.target, console)
         self.manifest = Manifest.read(self.work.target)
 

@@ -74,6 +74,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"target": {"package": {**PACKAGE, "sha256": "ABC"}}}, "target.package.sha256 = 'ABC' is not allowed: must be"),
     ({"target": {"package": {**PACKAGE, "file": "m.bin"}}}, "target.package.file = 'm.bin' is not allowed"),
     ({"target": {"package": {"name": "a"}}}, "target.package.version is missing: must be one exact version"),
+    (
+        {"int8_drafter": True},
+        "int8_drafter = True is not allowed: must be left out: it needs compile: true and a drafter",
+    ),
     ({"drafter": {"prune": {"layers": []}}}, "drafter.prune.layers = [] is not allowed: must be layer numbers"),
     ({"drafter": {"prune": {"layers": [2, 0]}}}, "drafter.prune.layers = [2, 0] is not allowed: must be in ascending"),
     ({"drafter": {"prune": {"layers": [0, True]}}}, "drafter.prune.layers[1] = True is not allowed: must be layer"),

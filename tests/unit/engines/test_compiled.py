@@ -17,7 +17,8 @@ from spec_cascade.engines import open_engine
 from spec_cascade.engines.manifest import FILE_NAME as MANIFEST
 from spec_cascade.engines.manifest import Manifest
 from spec_cascade.engines.pytorch.attention import ATTENTION
-from spec_cascade.engines.pytorch.compiled import FILE_NAME, CompiledForward, compile_model
+from spec_cascade.engines.pytorch.compiled import FILE_NAME, INT8_FILE_NAME, CompiledForward, compile_model
+from spec_cascade.engines.pytorch.int8 import int8_model
 from spec_cascade.engines.pytorch.load import load_drafter, load_target, trim_head
 from spec_cascade.engines.pytorch.model import CachedModel
 from spec_cascade.errors import EngineError
@@ -131,14 +132,32 @@ def test_a_family_that_lays_its_rows_out_otherwise_is_compiled_right_and_with_a_
         torch.testing.assert_close(compiled.forward(forward), plain.forward(forward), rtol=1e-4, atol=1e-4)
 
 
-def texts(engine: Engine) -> list[tuple[int, ...]]:
+def test_eight_bit_weights_run_a_drafters_forwards_of_few_tokens(tmp_path: Path) -> None:
+    engine = build_tiny(tmp_path, compile=True, int8_drafter=True)
+    assert not (engine / "target" / INT8_FILE_NAME).exists()
+    target = load_target(engine / "target", torch.float32, CPU)
+    model = load_drafter(engine / "drafter", target)
+    package = CompiledForward.load(engine / "drafter" / FILE_NAME)
+    for size, expected in ((4, int8_model(model)), (5, model)):
+        feed = [Feed(0, list(range(3, 3 + size)), 2)]
+        compiled = CachedModel(model, slots=1, max_seq_len=64, compiled=package).forward(feed)
+        torch.testing.assert_close(
+            compiled, CachedModel(expected, slots=1, max_seq_len=64).forward(feed), rtol=1e-4, atol=1e-4
+        )
+    plain, rounded = (CachedModel(m, slots=1, max_seq_len=64).forward(feeds()[0]) for m in (model, int8_model(model)))
+    assert 0 < (rounded - plain).norm() < 0.05 * plain.norm()
+    # The target judges what the rounded drafter says: greedily its own words, with drafts or without.
+    assert texts(open_engine(engine), draft_length=3) == texts(open_engine(engine), draft_length=0)
+
+
+def texts(engine: Engine, draft_length: int = 3) -> list[tuple[int, ...]]:
     try:
         generations = [
             engine.submit(
                 GenerationRequest(
                     prompt_ids=tuple(range(3, 3 + size)),
                     sampling=SamplingParams(temperature=0, max_tokens=24, ignore_eos=True),
-                    draft_length=3,
+                    draft_length=draft_length,
                 )
             )
             for size in (1, 4, 9)

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 COMPILED_ATTENTION = "spec_cascade_compiled"
 FILE_NAME = "compiled.pt2"
+INT8_FILE_NAME = "compiled_int8.pt2"
+_INT8_TOKENS = 4
+"""Most tokens of a forward that eight-bit weights make faster: with more it is the arithmetic that takes the time."""
 
 # The batch of the forward that runs on this thread: a compiled graph takes tensors and numbers only.
 _running = local()
@@ -203,17 +206,24 @@ class CompiledForward:
 
     Args:
         run: Token ids, positions and wanted tokens to logits, as `Forward` takes and gives them.
+        few: The same for forwards of few tokens; None takes the one for all.
     """
 
-    def __init__(self, run: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        run: Callable[[Tensor, Tensor, Tensor], Tensor],
+        few: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
         self._run = run
+        self._few = few or run
 
     @classmethod
     def load(cls, package: Path) -> CompiledForward:
-        """From the file that `compile_model` wrote."""
+        """From the file that `compile_model` wrote, and the one with eight-bit weights if it stands beside it."""
         from torch._inductor import aoti_load_package
 
-        return cls(aoti_load_package(str(package)))
+        int8 = package.with_name(INT8_FILE_NAME)
+        return cls(aoti_load_package(str(package)), aoti_load_package(str(int8)) if int8.is_file() else None)
 
     def __call__(self, inputs: Inputs, batch: SlotBatch) -> Tensor:
         """Logits ``[W, V]`` of the wanted tokens."""
@@ -222,7 +232,8 @@ class CompiledForward:
         rows = wanted if len(wanted) else inputs.positions.new_zeros(1)
         _running.batch = batch
         try:
-            logits = self._run(inputs.token_ids.unsqueeze(0), inputs.positions.unsqueeze(0), rows)
+            run = self._few if inputs.tokens <= _INT8_TOKENS else self._run
+            logits = run(inputs.token_ids.unsqueeze(0), inputs.positions.unsqueeze(0), rows)
         finally:
             del _running.batch
         return logits[: len(wanted)]

@@ -14,7 +14,7 @@ from spec_cascade.decoding.text import stop_cut
 from spec_cascade.decoding.tokenizer import Tokenizer, bad_word_sequences
 from spec_cascade.engines.manifest import CompiledEntry
 from spec_cascade.engines.protocol import EngineLimits
-from spec_cascade.engines.pytorch.compiled import FILE_NAME, CompiledForward
+from spec_cascade.engines.pytorch.compiled import FILE_NAME, INT8_FILE_NAME, CompiledForward
 from spec_cascade.engines.pytorch.drafters import ModelDrafter, PromptLookupDrafter
 from spec_cascade.engines.pytorch.engine import PytorchEngine
 from spec_cascade.engines.pytorch.families import check_attention, check_config, check_context
@@ -134,7 +134,7 @@ def _plan(models: list[PreTrainedModel], compiled: dict[str, Path], defaults: En
     plan = plan_memory(
         [ModelSize.of(model) for model in models],
         free=free,
-        weights=weight_bytes(*models) + sum(package.stat().st_size for package in compiled.values()),
+        weights=weight_bytes(*models) + sum(map(_package_bytes, compiled.values())),
         max_batch_size=defaults.max_batch_size,
         max_seq_len=defaults.max_seq_len,
         max_draft_length=defaults.max_draft_length,
@@ -142,6 +142,11 @@ def _plan(models: list[PreTrainedModel], compiled: dict[str, Path], defaults: En
     )
     plan.report()
     return plan
+
+
+def _package_bytes(package: Path) -> int:
+    int8 = package.with_name(INT8_FILE_NAME)
+    return package.stat().st_size + (int8.stat().st_size if int8.is_file() else 0)
 
 
 def _drafter(
