@@ -38,8 +38,8 @@ RULES = (TARGET_ONLY, STRICT, TOKEN, "opt:alpha=0.2")
 SCENES = (
     Scene(
         pair=CONFIGS / "smollm2-demo.yaml",
-        about="SmolLM2-135M-Instruct, drafted for by itself with some layers left out. Such a drafter costs nearly "
-        "what the target costs: it saves target calls, not time.",
+        about="SmolLM2-135M-Instruct, drafted for by four of its thirty layers, which have learnt from its own text to "
+        "agree with it.",
         question=QUESTION,
         rules=RULES,
         shown_rule=TOKEN,
