@@ -63,7 +63,7 @@ def build(pair_path: Path, output: Path | None, console: Console, *, force: bool
 
 def build_pair(pair: Pair, pair_path: Path, directory: Path, console: Console, *, force: bool = False) -> BuildResult:
     """As `build`, of a pair that was read from ``pair_path``."""
-    versions = {name: version(name) for name in LIBRARIES}
+    versions = library_versions()
     key = _key(pair, pair_path.parent, versions, console)
     if not force and (manifest := _up_to_date(directory, key, console)) is not None:
         return BuildResult(directory, manifest, up_to_date=True)
@@ -79,6 +79,11 @@ def build_pair(pair: Pair, pair_path: Path, directory: Path, console: Console, *
     return BuildResult(directory, manifest, up_to_date=False)
 
 
+def library_versions() -> dict[str, str]:
+    """Of all that what is built or made depends on."""
+    return {name: version(name) for name in LIBRARIES}
+
+
 def _key(pair: Pair, base: Path, versions: dict[str, str], console: Console) -> str:
     """Hash of everything that determines the engine directory; a source counts by its content, not by its place."""
     content = pair.model_dump(mode="json")
@@ -87,7 +92,7 @@ def _key(pair: Pair, base: Path, versions: dict[str, str], console: Console) -> 
         content["drafter"] = fingerprint(pair.drafter, base, console)
     elif pair.drafter is not None and pair.drafter.make is not None:
         # What was made counts, not how: a changed recipe builds anew once its drafter has been made anew.
-        content["drafter"] = fingerprint_made(base / Path(pair.drafter.make.directory).expanduser())
+        content["drafter"] = fingerprint_made(pair.drafter.make.place(base))
     inputs = {"format": [FORMAT, BUILD_FORMAT], "pair": content, "versions": versions}
     if pair.compile:
         inputs["processor"] = instruction_sets()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partialmethod
 from typing import TYPE_CHECKING, Any
 
+from spec_cascade.engines.manifest import SHARED_TENSORS, WEIGHTS
 from spec_cascade.errors import ConfigError
 from spec_cascade_build.errors import BuildError
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
     from spec_cascade_build.sources import Checkpoint
 
-WEIGHTS = "model.safetensors"
-SHARED = "shared_tensors.json"  # as `engines.pytorch.load` reads it, which imports torch
 _LAYER = re.compile(r"^(?P<stem>.+\.(?:layers|h|blocks))\.(?P<index>\d+)\.(?P<rest>.+)$")
 # Attributes of a configuration that have one item per layer.
 _PER_LAYER = ("layer_types", "no_rope_layers")
@@ -120,7 +119,7 @@ def write_pruned(target: WrittenModel, layers: Sequence[int], directory: Path) -
     check_covered(config, shared, "the target cannot be pruned")
     config.save_pretrained(directory)
     text = json.dumps(shared, indent=2, sort_keys=True) + "\n"
-    (directory / SHARED).write_text(text, encoding="utf-8")
+    (directory / SHARED_TENSORS).write_text(text, encoding="utf-8")
 
 
 def shared_tensors(tensors: Sequence[str], layers: Sequence[int], count: int) -> dict[str, str]:

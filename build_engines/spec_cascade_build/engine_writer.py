@@ -102,7 +102,7 @@ class EngineWriter:
             write_pruned(target, drafter.prune.layers, self._directory / "drafter")
             return target.logits
         if drafter.make is not None:
-            return self._install(self._base / Path(drafter.make.directory).expanduser(), target)
+            return self._install(drafter.make.place(self._base), target)
         drafter_tokenizer, model = self._model("drafter", drafter)
         check_same_vocabulary(tokenizer, drafter_tokenizer)
         return model.logits

@@ -152,6 +152,13 @@ class Pair(Section):
     )
     defaults: PairDefaults = Field(default=PairDefaults(), description="a mapping of defaults")
 
+    @property
+    def drafter_kind(self) -> Literal["model", "prompt_lookup", "none"]:
+        """What the drafter is to an engine, wherever it comes from."""
+        if self.drafter is None:
+            return "none"
+        return "model" if self.drafter.prompt_lookup is None else "prompt_lookup"
+
     @field_validator("drafter", mode="before")
     @classmethod
     def _none_is_a_word(cls, value: object) -> object:
@@ -167,14 +174,13 @@ class Pair(Section):
 
     @model_validator(mode="after")
     def _int8_only_of_a_compiled_model(self) -> Pair:
-        has_model = self.drafter is not None and self.drafter.prompt_lookup is None
-        if self.int8_drafter and not (self.compile and has_model):
+        if self.int8_drafter and not (self.compile and self.drafter_kind == "model"):
             raise refusal("int8_drafter", True, "left out: it needs compile: true and a drafter that is a model")
         return self
 
     @model_validator(mode="after")
     def _rows_only_of_a_model(self) -> Pair:
-        if self.drafter is not None and self.drafter.prompt_lookup is None:
+        if self.drafter_kind == "model":
             return self
         for field in ("draft_mode", "draft_confidence"):
             if field in self.defaults.model_fields_set:
@@ -208,9 +214,9 @@ def check_rule(path: Path, pair: Pair) -> None:
 
     try:
         rule = parse_rule(pair.defaults.rule)
-        if pair.drafter is not None and pair.drafter.prompt_lookup is not None:
+        if pair.drafter_kind == "prompt_lookup":
             check_draft_mode(rule, argmax_drafts=True, gates_available=False)
-        elif pair.drafter is not None:
+        elif pair.drafter_kind == "model":
             check_draft_mode(rule, argmax_drafts=pair.defaults.draft_mode == "argmax", gates_available=True)
     except ConfigError as error:
         raise PairError(path, "defaults.rule", pair.defaults.rule, f"a known deferral rule: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -107,6 +108,10 @@ class MakeRecipe(Section):
     license: str | None = Field(default=None, min_length=1, description="the target's licence: 'apache-2.0'")
     text: TextRecipe = Field(default=TextRecipe(), description="a mapping")
     training: TrainingRecipe = Field(default=TrainingRecipe(), description="a mapping")
+
+    def place(self, base: Path) -> Path:
+        """The directory, where the pair file is in ``base``."""
+        return base / Path(self.directory).expanduser()
 
     @field_validator("layers", mode="before")
     @classmethod

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from spec_cascade.engines.pytorch.load import DTYPES, SHARED_TENSORS, TOKEN_IDS, TRIMMED_HEAD, head_tokens
+from spec_cascade.engines.manifest import SHARED_TENSORS, TRIMMED_HEAD, WEIGHTS
+from spec_cascade.engines.pytorch.load import DTYPES, TOKEN_IDS, head_tokens
 from spec_cascade.errors import EngineError
-from spec_cascade_build.checkpoints import WEIGHTS, check_covered, pruned_config
+from spec_cascade_build.checkpoints import check_covered, pruned_config
 from spec_cascade_build.errors import BuildError
 from spec_cascade_build.sources import MADE
 

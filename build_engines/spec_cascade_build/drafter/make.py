@@ -7,7 +7,6 @@ drafter.
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -15,7 +14,7 @@ import torch
 from spec_cascade.engines.pytorch.attention import ATTENTION
 from spec_cascade.engines.pytorch.load import DTYPES
 from spec_cascade.errors import ConfigError
-from spec_cascade_build.build import LIBRARIES
+from spec_cascade_build.build import library_versions
 from spec_cascade_build.checkpoints import shared_tensors
 from spec_cascade_build.directory import check_replaceable, replaced
 from spec_cascade_build.drafter.card import card
@@ -87,39 +86,14 @@ def make(
     held_out, learnt = parted(answers, recipe.training.held_out)
     layers = _layers(making, target, whole, learnt, console)
     tokens = None if recipe.head is None else frequent_tokens(learnt, recipe.head, vocab_size, eos)
-    student = make_student(target, layers)
-    distiller = Distiller(
-        student,
-        target,
-        head=Head.of(target, vocab_size, tokens),
-        whole=whole,
-        course=Course(learnt, recipe.training.batch_size, recipe.seed, place),
-        held_out=held_out,
-        recipe=recipe.training,
-        seed=recipe.seed,
-        eos=eos,
-    )
-    versions = {name: version(name) for name in LIBRARIES}
-    settled = recipe.model_dump(exclude={"directory", "license"})
-    key = digest(
-        {
-            "format": _FORMAT,
-            "recipe": settled,
-            "layers": layers,
-            "text": making.key,
-            "versions": versions,
-            "device": place.type,
-        }
-    )
-    with CountBar(console, "the drafter learns", recipe.training.steps) as bar:
-        progress = distiller.run(making.work.training, key, lambda now: bar.reach(now.step, _note(now)))
+    progress = _train(making, target, whole, learnt, held_out, layers, tokens, console)
 
     names = shared_tensors(sorted(target.state_dict()), layers, target.config.num_hidden_layers)
     made = MadeDrafter(
         target=making.fingerprint,
         layers=list(layers),
         recipe=recipe.model_dump(mode="json", exclude={"directory"}),
-        versions=versions,
+        versions=library_versions(),
         figures=_figures(progress, answers, held_out, tokens),
         shared={name: source for name, source in names.items() if name not in progress.best},
     )
@@ -131,6 +105,42 @@ def make(
     return directory, made
 
 
+def _train(
+    making: Making,
+    target: PreTrainedModel,
+    whole: Head,
+    learnt: Sequence[Answer],
+    held_out: Sequence[Answer],
+    layers: Sequence[int],
+    tokens: Tensor | None,
+    console: Console,
+) -> Progress:
+    recipe, vocabulary = making.recipe, making.manifest.vocabulary
+    distiller = Distiller(
+        make_student(target, layers),
+        target,
+        head=Head.of(target, vocabulary.vocab_size, tokens),
+        whole=whole,
+        course=Course(learnt, recipe.training.batch_size, recipe.seed, target.device),
+        held_out=held_out,
+        recipe=recipe.training,
+        seed=recipe.seed,
+        eos=vocabulary.eos_token_ids,
+    )
+    key = digest(
+        {
+            "format": _FORMAT,
+            "recipe": recipe.model_dump(exclude={"directory", "license"}),
+            "layers": layers,
+            "text": making.key,
+            "versions": library_versions(),
+            "device": target.device.type,
+        }
+    )
+    with CountBar(console, "the drafter learns", recipe.training.steps) as bar:
+        return distiller.run(making.work.training, key, lambda now: bar.reach(now.step, _note(now)))
+
+
 def device_of(name: str | None) -> torch.device:
     """The device of this name; without one CUDA where there is one.
 
@@ -140,7 +150,11 @@ def device_of(name: str | None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (
+        RuntimeError,
+        AssertionError,
+        NotImplementedError,
+    ):  # an unknown name; no CUDA in this build; no such backend
         raise ConfigError("--device", name, "a device of this machine: cpu, cuda or cuda:<number>") from None
     return device
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from spec_cascade.decoding.sampling import SamplingParams
-from spec_cascade.verify import BatchSampling, Purpose, sample, uniforms
+from spec_cascade.verify import Purpose, uniforms
+from spec_cascade_build.drafter.draws import drawn
 from spec_cascade_build.drafter.lessons import Lesson
 from spec_cascade_build.drafter.student import last_hidden
 
@@ -54,7 +54,10 @@ def continued(
     token_ids = torch.cat([lesson.token_ids, torch.zeros(len(batch), length, dtype=torch.long, device=device)], 1)
     for k in range(length):
         hidden = last_hidden(student, token_ids[:, : int(ends.max()) + k + 1])[batch, ends + k]
-        token_ids[batch, ends + k + 1] = _drawn(head, hidden, seed, batch * length + k)
+        positions = range(k, len(batch) * length, length)
+        columns = drawn(head(hidden), [seed] * len(batch), positions, Purpose.DRAFT)
+        words = columns if head.token_ids is None else head.token_ids.to(device)[columns]
+        token_ids[batch, ends + k + 1] = words
     places = torch.arange(token_ids.shape[1], device=device)
     taught = (places >= ends[:, None]) & (places < ends[:, None] + length)
     ended = torch.isin(token_ids, eos) & taught.roll(1, dims=1)
@@ -62,11 +65,3 @@ def continued(
     width = int(ends.max()) + length + 1
     token_ids, taught = token_ids[:, :width], taught[:, :width]
     return Lesson(token_ids, taught, last_hidden(target, token_ids)[taught])
-
-
-def _drawn(head: Head, hidden: Tensor, seed: int, positions: Tensor) -> Tensor:
-    """A token for each row."""
-    logits = head(hidden)
-    sampling = BatchSampling.of([SamplingParams()] * len(logits), logits.device)
-    columns, _ = sample(logits, sampling, uniforms(torch.full_like(positions, seed), positions, Purpose.DRAFT))
-    return columns if head.token_ids is None else head.token_ids.to(columns.device)[columns]

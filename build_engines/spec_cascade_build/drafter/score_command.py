@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spec_cascade.bench.settings import check_output, check_plot
+from spec_cascade.bench.settings import check_outputs
 from spec_cascade.errors import ConfigError
 from spec_cascade_build.drafter.score_settings import ScoreSettings
 
@@ -75,14 +75,7 @@ def score_command(
         rules=tuple(rule or ()),
         repetitions=repetitions,
     )
-    for option, path in (("--json", json_file), ("--plot", plot)):
-        if path is not None:
-            check_output(option, path)
-    if plot is not None:
-        from spec_cascade.bench.plot import need_matplotlib
-
-        check_plot(plot)
-        need_matplotlib()
+    check_outputs(json_file, plot)
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -100,8 +93,7 @@ def _engine(pair: Path, engine: Path | None, console: Console) -> tuple[Path, Ma
 
     if not pair.is_dir():
         written = load_pair(pair)
-        kind = "none" if written.drafter is None else "prompt_lookup" if written.drafter.prompt_lookup else "model"
-        check_scorable(kind, written.engine)
+        check_scorable(written.drafter_kind, written.engine)
         result = build(pair, engine, console)
         return result.directory, result.manifest
     if engine is not None:

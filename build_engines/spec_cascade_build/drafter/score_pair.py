@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from spec_cascade.engines.pytorch.compiled import CompiledForward
-from spec_cascade.engines.pytorch.families import check_attention
-from spec_cascade.engines.pytorch.load import DTYPES, head_tokens, load_drafter, load_target
+from spec_cascade.engines.pytorch.load import head_tokens
 from spec_cascade.engines.pytorch.model import CachedModel
-from spec_cascade.engines.pytorch.open import usable_packages
+from spec_cascade.engines.pytorch.open import runnable_drafter, runnable_target, usable_packages
 from spec_cascade.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
@@ -61,10 +60,8 @@ class ScoredPair:
             EngineError: A model cannot be loaded or run.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        large = load_target(directory / "target", DTYPES[manifest.target.dtype], device)
-        check_attention(large, "target")
-        small = load_drafter(directory / "drafter", large)
-        check_attention(small, "drafter")
+        large = runnable_target(directory, manifest, device)
+        small = runnable_drafter(directory, manifest, large)
         packages = usable_packages(directory, manifest, device)
         forwards = {role: CompiledForward.load(package) for role, package in packages.items()}
         head = head_tokens(directory / "drafter", manifest.vocabulary.vocab_size)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from spec_cascade.decoding.models import Feed
-from spec_cascade.decoding.sampling import SamplingParams
-from spec_cascade.errors import EngineError
-from spec_cascade.verify import BatchSampling, Purpose, sample, to_device, uniforms
+from spec_cascade.verify import Purpose
+from spec_cascade_build.drafter.draws import drawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -81,7 +80,7 @@ class Answers:
         self._vocab_size = vocab_size
         self._end_ids = frozenset(end_ids)
         self._tokens = tokens
-        self._sampling = SamplingParams(temperature=temperature)
+        self._temperature = temperature
         self._seed = seed
 
     def write(self, prompts: Sequence[Sequence[int]], advance: Callable[[int], None]) -> list[Passage]:
@@ -112,13 +111,14 @@ class Answers:
         logits = self._target.forward(feeds)
         if not drawing:
             return
-        seeds = to_device([line.seed for line in drawing], torch.long, logits.device)
-        positions = to_device([len(line.token_ids) - line.begin for line in drawing], torch.long, logits.device)
-        sampling = BatchSampling.of([self._sampling] * len(drawing), logits.device)
-        draws = uniforms(seeds, positions, Purpose.DRAW)
-        tokens, sound = sample(logits, sampling, draws, vocab_size=self._vocab_size)
-        if not bool(sound.all()):
-            raise EngineError("the target's logits make no distribution")
+        tokens = drawn(
+            logits,
+            [line.seed for line in drawing],
+            [len(line.token_ids) - line.begin for line in drawing],
+            Purpose.DRAW,
+            temperature=self._temperature,
+            vocab_size=self._vocab_size,
+        )
         for line, token in zip(drawing, tokens.tolist(), strict=True):
             line.token_ids.append(token)
 

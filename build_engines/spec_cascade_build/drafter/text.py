@@ -15,9 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from spec_cascade.decoding.models import Feed
-from spec_cascade.decoding.sampling import SamplingParams
-from spec_cascade.errors import EngineError
-from spec_cascade.verify import BatchSampling, Purpose, sample, uniforms
+from spec_cascade.verify import Purpose
+from spec_cascade_build.drafter.draws import drawn
 from spec_cascade_build.errors import BuildError
 
 if TYPE_CHECKING:
@@ -121,16 +120,14 @@ class TextWriter:
     def _step(self, live: Sequence[_Line]) -> None:
         """One token for each line."""
         hidden = self._model.forward([Feed(line.slot, line.token_ids[line.seen :], rows=1) for line in live])
-        logits = self._head(hidden)
-        device = logits.device
-        settings = SamplingParams(temperature=self._recipe.temperature)
-        seeds = torch.tensor([(self._seed << 32) + line.number for line in live], device=device)
-        positions = torch.tensor([len(line.token_ids) for line in live], device=device)
-        sampling = BatchSampling.of([settings] * len(live), device)
-        draws = uniforms(seeds, positions, Purpose.DRAW)
-        tokens, sound = sample(logits, sampling, draws, vocab_size=self._vocab_size)
-        if not bool(sound.all()):
-            raise EngineError("the target's logits make no distribution")
+        tokens = drawn(
+            self._head(hidden),
+            [(self._seed << 32) + line.number for line in live],
+            [len(line.token_ids) for line in live],
+            Purpose.DRAW,
+            temperature=self._recipe.temperature,
+            vocab_size=self._vocab_size,
+        )
         states = hidden.cpu()
         for i, (line, token) in enumerate(zip(live, tokens.tolist(), strict=True)):
             line.seen = len(line.token_ids)

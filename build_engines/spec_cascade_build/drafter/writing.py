@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformers import AutoConfig
-
 from spec_cascade.decoding.tokenizer import Tokenizer
 from spec_cascade.engines.manifest import CompiledEntry, Manifest
 from spec_cascade.engines.pytorch.compiled import CompiledForward, compile_model
-from spec_cascade.engines.pytorch.families import check_attention, check_config
-from spec_cascade.engines.pytorch.load import DTYPES, load_target
 from spec_cascade.engines.pytorch.model import CachedModel
+from spec_cascade.engines.pytorch.open import runnable_target
 from spec_cascade.errors import ConfigError
 from spec_cascade_build.build import build_pair
 from spec_cascade_build.drafter.conversation import Conversation, read_prompts
@@ -56,7 +53,7 @@ class Making:
         self.pair: Pair = pair
         self.recipe: MakeRecipe = pair.drafter.make
         self.base = pair_path.parent
-        self.directory = self.base / Path(self.recipe.directory).expanduser()
+        self.directory = self.recipe.place(self.base)
         self._console = console
         self._device = device
         name = self.recipe.text.prompts
@@ -84,11 +81,7 @@ class Making:
         Raises:
             EngineError: The engine cannot run it exactly.
         """
-        directory = self.work.target / "target"
-        check_config(AutoConfig.from_pretrained(directory, local_files_only=True), "target")
-        model = load_target(directory, DTYPES[self.pair.dtype], self._device)
-        check_attention(model, "target")
-        return model
+        return runnable_target(self.work.target, self.manifest, self._device)
 
     def write_text(self, target: PreTrainedModel) -> list[Answer]:
         """All of the text; what an earlier call wrote is read."""

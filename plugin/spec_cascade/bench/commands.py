@@ -15,8 +15,7 @@ from spec_cascade.bench.settings import (
     DEFAULT_CONCURRENCY,
     DEFAULT_RULES,
     Settings,
-    check_output,
-    check_plot,
+    check_outputs,
     parsed_concurrency,
 )
 from spec_cascade.decoding.request import AUTO
@@ -91,14 +90,7 @@ def bench(
     )
     if find_spec("torch") is None:
         raise SpecCascadeError("bench needs torch: pip install 'spec-cascade[embedded]'")
-    for option, path in (("--json", json_file), ("--plot", plot)):
-        if path is not None:
-            check_output(option, path)
-    if plot is not None:
-        from spec_cascade.bench.plot import need_matplotlib
-
-        check_plot(plot)
-        need_matplotlib()
+    check_outputs(json_file, plot)
     from rich.console import Console
 
     result = _measured(settings, Console(stderr=True))

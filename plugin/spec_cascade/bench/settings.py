@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from spec_cascade.bench.plot import need_matplotlib
 from spec_cascade.errors import ConfigError
 
 DEFAULT_RULES = ("strict", "token_v3:alpha=0.8")
@@ -71,6 +72,21 @@ def parsed_concurrency(text: str) -> tuple[int, ...]:
     if numbers[0] < 1:
         raise ConfigError("--concurrency", text, "numbers >= 1, separated by commas")
     return tuple(numbers)
+
+
+def check_outputs(json_file: Path | None, plot: Path | None) -> None:
+    """Refuse files that cannot be written, and a plot that cannot be drawn, before anything is measured.
+
+    Raises:
+        ConfigError: Of the option ``--json`` or ``--plot``.
+        SpecCascadeError: There is nothing to draw the plot with.
+    """
+    for option, path in (("--json", json_file), ("--plot", plot)):
+        if path is not None:
+            check_output(option, path)
+    if plot is not None:
+        check_plot(plot)
+        need_matplotlib()
 
 
 def check_plot(path: Path) -> None:

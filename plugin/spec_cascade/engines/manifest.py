@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 FILE_NAME = "manifest.json"
+WEIGHTS = "model.safetensors"
+SHARED_TENSORS = "shared_tensors.json"
+"""Of a drafter that has tensors of the target's: names of its own -> what they are called there."""
+TRIMMED_HEAD = "head.safetensors"
+"""Of a drafter that can propose some tokens only: which."""
 _CHUNK = 1 << 22
 
 T = TypeVar("T")

@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 from spec_cascade.bench.peers import ASSISTED, open_peers
 from spec_cascade.bench.samples import Task
 from spec_cascade.decoding.sampling import SamplingParams
-from spec_cascade.engines.manifest import Manifest
-from spec_cascade.engines.pytorch.load import TRIMMED_HEAD
+from spec_cascade.engines.manifest import TRIMMED_HEAD, Manifest
 from tests.built import build_tiny
 from tests.tiny import CPU
 

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from spec_cascade.decoding.request import GenerationRequest, TokenSource
 from spec_cascade.decoding.sampling import SamplingParams
-from spec_cascade.engines.manifest import Manifest
-from spec_cascade.engines.pytorch.load import TRIMMED_HEAD, head_tokens, load_drafter, load_target
+from spec_cascade.engines.manifest import TRIMMED_HEAD, Manifest
+from spec_cascade.engines.pytorch.load import head_tokens, load_drafter, load_target
 from spec_cascade.engines.pytorch.model import CachedModel
 from spec_cascade.engines.pytorch.open import open_pytorch
 from spec_cascade.errors import EngineError

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from spec_cascade.engines.manifest import SHARED_TENSORS, TRIMMED_HEAD, WEIGHTS
 from spec_cascade.engines.pytorch.attention import ATTENTION
 from spec_cascade.errors import EngineError
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 """What models compute in, by the names of pair files and manifests."""
-SHARED_TENSORS = "shared_tensors.json"
-TRIMMED_HEAD = "head.safetensors"
 TOKEN_IDS = "token_ids"
 
 
@@ -110,7 +109,7 @@ def _whole_drafter(directory: Path, target: PreTrainedModel) -> PreTrainedModel:
         tensors = {name: weights[source] for name, source in json.loads(shared_path.read_text()).items()}
     except KeyError as error:
         raise EngineError(f"drafter/{SHARED_TENSORS} names {error}, which the target does not have") from error
-    own = directory / "model.safetensors"
+    own = directory / WEIGHTS
     if own.is_file():
         tensors |= {k: v.to(target.device, target.dtype) for k, v in load_file(own).items()}
     config = AutoConfig.from_pretrained(directory, local_files_only=True)

@@ -50,14 +50,10 @@ def open_pytorch(
         EngineError: A model cannot be loaded, is of a family that cannot be run exactly, or does not fit into memory.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if manifest.target.dtype not in DTYPES:
-        raise EngineError(f"{directory}: dtype {manifest.target.dtype!r} is not known; allowed: {sorted(DTYPES)}")
     defaults = manifest.defaults
     free = free_bytes(place)
-    _check(directory / "target", defaults.max_seq_len)
-    model = load_target(directory / "target", dtype or DTYPES[manifest.target.dtype], place)
-    check_attention(model, "target")
-    small = _small_model(directory, manifest, model)
+    model = runnable_target(directory, manifest, place, dtype)
+    small = runnable_drafter(directory, manifest, model) if manifest.drafter.kind == "model" else None
     compiled = usable_packages(directory, manifest, place, dtype)
     plan = _plan([model] if small is None else [model, small], compiled, defaults, free)
     drafter = _drafter(directory, manifest, model, small, plan, compiled)
@@ -96,10 +92,28 @@ def _check(directory: Path, max_seq_len: int) -> None:
     check_context(config, max_seq_len, directory.name)
 
 
-def _small_model(directory: Path, manifest: Manifest, target: PreTrainedModel) -> PreTrainedModel | None:
-    """The drafter's model; None where the drafter is none, or is no model."""
-    if manifest.drafter.kind != "model":
-        return None
+def runnable_target(
+    directory: Path, manifest: Manifest, device: torch.device, dtype: torch.dtype | None = None
+) -> PreTrainedModel:
+    """Load the target of an engine directory.
+
+    Raises:
+        EngineError: It cannot be loaded, or not be run exactly.
+    """
+    if manifest.target.dtype not in DTYPES:
+        raise EngineError(f"{directory}: dtype {manifest.target.dtype!r} is not known; allowed: {sorted(DTYPES)}")
+    _check(directory / "target", manifest.defaults.max_seq_len)
+    model = load_target(directory / "target", dtype or DTYPES[manifest.target.dtype], device)
+    check_attention(model, "target")
+    return model
+
+
+def runnable_drafter(directory: Path, manifest: Manifest, target: PreTrainedModel) -> PreTrainedModel:
+    """Load the drafter, a model, of an engine directory.
+
+    Raises:
+        EngineError: It cannot be loaded, or not be run exactly.
+    """
     _check(directory / "drafter", manifest.defaults.max_seq_len)
     model = load_drafter(directory / "drafter", target)
     check_attention(model, "drafter")
@@ -146,7 +160,7 @@ def _plan(models: list[PreTrainedModel], compiled: dict[str, Path], defaults: En
 
 def _package_bytes(package: Path) -> int:
     int8 = package.with_name(INT8_FILE_NAME)
-    return package.stat().st_size + (int8.stat().st_size if int8.is_file() else 0)
+    return sum(file.stat().st_size for file in (package, int8) if file.is_file())
 
 
 def _drafter(
