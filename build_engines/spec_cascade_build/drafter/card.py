@@ -24,10 +24,9 @@ files; `spec-cascade build` takes them from the target, and refuses another one.
 | layers of the target that it began with | {layers} |
 | tensors of its own | {tensors:.1f} M numbers, {dtype} |
 | tokens that it can propose | {head} |
-| text that it learnt from | {answers} answers, {tokens} tokens, all its target's, at temperature {temperature} |
-| prompts of that text | {prompts} |
-| training | {steps} of {all_steps} steps of {batch} answers, AdamW at {rate:g}, seed {seed} |
-| loss | Kullback-Leibler divergence from the target's row over the tokens that it can propose{on_policy} |
+| text that it learnt from | {answers} answers, {tokens} tokens, all its target's |
+{texts}| training | {steps} of {all_steps} steps of {batch} answers, AdamW at {rate:g}, seed {seed} |
+| loss, over the tokens that it can propose | Kullback-Leibler divergence from the target's row{late} |
 | on answers held out ({held_out}): mean sum of min(p, q) | {overlap:.3f} |
 | on the same: same token most likely | {argmax:.3f} |
 | made with | {versions} |
@@ -46,8 +45,7 @@ def card(made: MadeDrafter, pair: Pair, name: str) -> str:
         name: Of the pair file.
     """
     recipe, figures = made.recipe, made.figures
-    text, training = recipe["text"], recipe["training"]
-    on_policy = training["on_policy_steps"]
+    training = recipe["training"]
     return _CARD.format(
         front=_front(recipe, pair.target),
         target=title(pair.target),
@@ -58,14 +56,14 @@ def card(made: MadeDrafter, pair: Pair, name: str) -> str:
         else "all",
         answers=figures["answers"],
         tokens=figures["tokens"],
-        temperature=text["temperature"],
-        prompts=text["prompts"] or "written by the target too",
+        texts="".join(map(_text, recipe["text"])),
         steps=figures["best_step"],
         all_steps=figures["steps"],
         batch=training["batch_size"],
         rate=training["learning_rate"],
         seed=recipe["seed"],
-        on_policy=f"; in the last {on_policy} steps on the drafter's own words" if on_policy else "",
+        late=_late(training["overlap_steps"], "their total variation")
+        + _late(training["on_policy_steps"], "on the drafter's own words"),
         held_out=figures["held_out"],
         overlap=figures["overlap"],
         argmax=figures["argmax"],
@@ -73,6 +71,16 @@ def card(made: MadeDrafter, pair: Pair, name: str) -> str:
         pair=name,
         dtype=pair.dtype,
     )
+
+
+def _late(steps: int, what: str) -> str:
+    return f"; in the last {steps} steps {what}" if steps else ""
+
+
+def _text(text: dict[str, object]) -> str:
+    prompts = f"prompts of {text['prompts']}" if text["prompts"] else "prompts that the target wrote"
+    answers = f"{text['answers']} answers of at most {text['max_answer_tokens']} tokens"
+    return f"| of it, held out ones among them | {answers} at temperature {text['temperature']:g} to {prompts} |\n"
 
 
 def title(source: Source) -> str:

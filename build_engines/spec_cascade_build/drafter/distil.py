@@ -58,8 +58,9 @@ class Distiller:
     """Trains a student; what it computes depends on its arguments and the step alone, so a kill changes nothing.
 
     The loss is the Kullback-Leibler divergence of the student's rows from the target's, over all tokens that the
-    drafter can propose (Hinton et al. 2015; for drafters Zhou et al., "DistillSpec", ICLR 2024). Weights and optimiser
-    are float32; the matrix products are in the target's type.
+    drafter can propose (Hinton et al. 2015; for drafters Zhou et al., "DistillSpec", ICLR 2024). In the overlap steps
+    it is their total variation (Leviathan et al. 2023, section 3). Weights and optimiser are float32; the matrix
+    products are in the target's type.
 
     Args:
         student: See `student.make_student`.
@@ -140,7 +141,7 @@ class Distiller:
                     seed=(self._seed << 32) + step,
                     eos=self._eos,
                 )
-        loss = self._loss(lesson)
+        loss = self._loss(lesson, overlap=step >= self._recipe.steps - self._recipe.overlap_steps)
         if not math.isfinite(loss.item()):
             raise BuildError(f"the training diverged at step {step}: lower drafter.make.training.learning_rate")
         self._optimizer.zero_grad()
@@ -148,14 +149,12 @@ class Distiller:
         clip_grad_norm_(self._weights.values(), self._recipe.clip)
         self._optimizer.step()
 
-    def _loss(self, lesson: Lesson) -> Tensor:
+    def _loss(self, lesson: Lesson, *, overlap: bool) -> Tensor:
         with self._autocast():
             learnt = self._head(last_hidden(self._student, lesson.token_ids)[lesson.taught])
             with torch.no_grad():
                 taught = self._head(lesson.hidden)
-        return kl_div(
-            learnt.float().log_softmax(-1), taught.float().log_softmax(-1), log_target=True, reduction="batchmean"
-        )
+        return (refusal if overlap else divergence)(learnt.float(), taught.float())
 
     def _autocast(self) -> torch.autocast:
         dtype = self._head.weight.dtype
@@ -204,6 +203,16 @@ class Distiller:
         self._optimizer.load_state_dict(state["optimizer"])
         found = {step: Agreement(*numbers) for step, numbers in state["agreements"].items()}
         self.progress = Progress(state["step"], found, state["best_step"], state["best"])
+
+
+def divergence(learnt: Tensor, taught: Tensor) -> Tensor:
+    """``KL(p || q)``, the mean over rows of logits ``[N, Vd]``."""
+    return kl_div(learnt.log_softmax(-1), taught.log_softmax(-1), log_target=True, reduction="batchmean")
+
+
+def refusal(learnt: Tensor, taught: Tensor) -> Tensor:
+    """``1 - sum_v min(p, q)``, the mean over rows of logits ``[N, Vd]``: what strict verification refuses."""
+    return 1 - torch.minimum(learnt.softmax(-1), taught.softmax(-1)).sum(-1).mean()
 
 
 def rate(step: int, warmup: int, steps: int) -> float:

@@ -80,10 +80,10 @@ def make(
     whole = Head.of(target, vocab_size, None)
     _check(recipe, target, whole, eos)
     target.set_attn_implementation(ATTENTION)
-    answers = making.write_text(target)
+    texts = making.write_texts(target)
     target.set_attn_implementation(TRAINED_ATTENTION)
 
-    held_out, learnt = parted(answers, recipe.training.held_out)
+    held_out, learnt = parted(texts, recipe.training.held_out)
     layers = _layers(making, target, whole, learnt, console)
     tokens = None if recipe.head is None else frequent_tokens(learnt, recipe.head, vocab_size, eos)
     progress = _train(making, target, whole, learnt, held_out, layers, tokens, console)
@@ -94,7 +94,7 @@ def make(
         layers=list(layers),
         recipe=recipe.model_dump(mode="json", exclude={"directory"}),
         versions=library_versions(),
-        figures=_figures(progress, answers, held_out, tokens),
+        figures=_figures(progress, learnt, held_out, tokens),
         shared={name: source for name, source in names.items() if name not in progress.best},
     )
     with replaced(directory) as new:
@@ -164,23 +164,28 @@ def _check(recipe: MakeRecipe, target: PreTrainedModel, whole: Head, eos: Sequen
     count = target.config.num_hidden_layers
     check_layers(recipe.layers, count)
     shared_tensors(sorted(target.state_dict()), (0,), count)
-    parted(range(recipe.text.answers), recipe.training.held_out)
+    parted([range(text.answers) for text in recipe.text], recipe.training.held_out)
     if recipe.head is not None and recipe.head < len(eos):
         raise ConfigError("drafter.make.head", recipe.head, f"at least {len(eos)}, the tokens that end an answer")
     target.set_attn_implementation(TRAINED_ATTENTION)
     check_head(target, whole, torch.arange(min(16, len(whole.weight)), device=target.device))
 
 
-def parted(answers: Sequence[T], share: float) -> tuple[list[T], list[T]]:
-    """The last answers, a share of all, and the others; at least one of each.
+def parted(texts: Sequence[Sequence[T]], share: float) -> tuple[list[T], list[T]]:
+    """The last answers of each text, a share of all, and the others; at least one of each.
 
     Raises:
-        BuildError: There is one answer only.
+        BuildError: A text has one answer only.
     """
-    count = max(1, round(share * len(answers)))
-    if count >= len(answers):
-        raise BuildError(f"{len(answers)} answers are too few to learn from some and be measured on others")
-    return list(answers[-count:]), list(answers[:-count])
+    held_out: list[T] = []
+    learnt: list[T] = []
+    for answers in texts:
+        count = max(1, round(share * len(answers)))
+        if count >= len(answers):
+            raise BuildError(f"{len(answers)} answers are too few to learn from some and be measured on others")
+        held_out += answers[-count:]
+        learnt += answers[:-count]
+    return held_out, learnt
 
 
 def _layers(
@@ -202,11 +207,11 @@ def _note(progress: Progress) -> str:
 
 
 def _figures(
-    progress: Progress, answers: Sequence[Answer], held_out: Sequence[Answer], tokens: Tensor | None
+    progress: Progress, learnt: Sequence[Answer], held_out: Sequence[Answer], tokens: Tensor | None
 ) -> dict[str, float | int]:
     return {
-        "answers": len(answers) - len(held_out),
-        "tokens": sum(len(answer.hidden) for answer in answers) - sum(len(answer.hidden) for answer in held_out),
+        "answers": len(learnt),
+        "tokens": sum(len(answer.hidden) for answer in learnt),
         "held_out": len(held_out),
         "head": 0 if tokens is None else len(tokens),
         "coverage": 1.0 if tokens is None else coverage(held_out, tokens),

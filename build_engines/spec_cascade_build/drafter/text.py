@@ -162,6 +162,7 @@ def save_answers(path: Path, answers: Sequence[Answer]) -> None:
         "lengths": torch.tensor([[len(answer.token_ids), answer.prompt] for answer in answers]),
         "hidden": torch.cat([answer.hidden for answer in answers]),
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file(tensors, partial)
     partial.rename(path)

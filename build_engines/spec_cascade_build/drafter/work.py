@@ -21,13 +21,13 @@ class WorkDirectory:
     """A directory of one making, which a second call of the same command goes on with.
 
     target/   the target as an engine directory
-    text/     the target's own text, a file a shard
+    text/<key>/   a text of the target's own, a file a shard
     training.pt
     text-<machine>.pt2   the compiled target
 
     Args:
         path: The directory; made where there is none.
-        inputs: What determines the text; a directory that was begun with something else is refused.
+        inputs: What determines every text; a directory that was begun with something else is refused.
 
     Raises:
         BuildError: The directory was begun with other inputs, or holds something else.
@@ -39,14 +39,11 @@ class WorkDirectory:
         if path.exists() and not key.is_file() and (not path.is_dir() or {*path.iterdir()} - {partial}):
             raise BuildError(f"{path} exists and was not begun by drafter make: remove it or choose another --work")
         if key.is_file() and json.loads(key.read_text(encoding="utf-8")) != _plain(inputs):
-            raise BuildError(
-                f"{path} was begun with another target, text recipe or seed: remove it or choose another --work"
-            )
+            raise BuildError(f"{path} was begun with another target, dtype or seed: remove it or choose another --work")
         path.mkdir(parents=True, exist_ok=True)
         if not key.is_file():
             partial.write_text(json.dumps(_plain(inputs), indent=2) + "\n", encoding="utf-8")
             partial.rename(key)
-        (path / "text").mkdir(exist_ok=True)
 
     @property
     def target(self) -> Path:
@@ -62,9 +59,9 @@ class WorkDirectory:
         """The target without its head, compiled for a machine."""
         return self.path / f"text-{digest(asdict(here))[:12]}.pt2"
 
-    def shard(self, number: int) -> Path:
-        """A part of the text."""
-        return self.path / "text" / f"{number:05d}.safetensors"
+    def shard(self, text: str, number: int) -> Path:
+        """A part of the text with this key."""
+        return self.path / "text" / text[:12] / f"{number:05d}.safetensors"
 
 
 def digest(inputs: dict[str, Any]) -> str:

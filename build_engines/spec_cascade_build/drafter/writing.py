@@ -1,7 +1,8 @@
-"""The first half of a making: the target, and the text that it writes."""
+"""The first half of a making: the target, and the texts that it writes."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from spec_cascade_build.build import build_pair
 from spec_cascade_build.drafter.conversation import Conversation, read_prompts
 from spec_cascade_build.drafter.headless import without_head
 from spec_cascade_build.drafter.text import TextWriter, load_answers, save_answers
-from spec_cascade_build.drafter.work import WorkDirectory
+from spec_cascade_build.drafter.work import WorkDirectory, digest
 from spec_cascade_build.pair import PairDefaults, load_pair
 from spec_cascade_build.pair_error import PairError
 from spec_cascade_build.progress import CountBar, step
@@ -28,7 +29,34 @@ if TYPE_CHECKING:
 
     from spec_cascade_build.drafter.text import Answer
     from spec_cascade_build.pair import Pair
-    from spec_cascade_build.recipe import MakeRecipe
+    from spec_cascade_build.recipe import MakeRecipe, TextRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """One text of a recipe.
+
+    Attributes:
+        field: Where it stands in the pair file.
+        recipe: What the pair file says.
+        prompts: From its file; None where the target writes them.
+    """
+
+    field: str
+    recipe: TextRecipe
+    prompts: list[str] | None
+
+    @property
+    def key(self) -> str:
+        """Of what determines each answer: a text with more of them goes on with those that are there."""
+        recipe = self.recipe.model_dump(exclude={"answers", "prompts"})
+        return digest({"recipe": recipe, "prompts": self.prompts})
+
+    @property
+    def shards(self) -> list[range]:
+        """The numbers of the answers in each file."""
+        size, count = self.recipe.shard, self.recipe.answers
+        return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 class Making:
@@ -56,24 +84,22 @@ class Making:
         self.directory = self.recipe.place(self.base)
         self._console = console
         self._device = device
-        name = self.recipe.text.prompts
-        self._prompts = None if name is None else read_prompts(self.base / Path(name).expanduser())
+        self._texts = [
+            _Text(f"drafter.make.text[{number}]", text, self._read(text.prompts))
+            for number, text in enumerate(self.recipe.text)
+        ]
         self.fingerprint = fingerprint(pair.target, self.base, console)
-        text = self.recipe.text.model_dump(exclude={"answers", "prompts"})
-        self._compiles = self.recipe.text.compile and device.type == "cpu"
-        self.key = {
-            "target": self.fingerprint,
-            "dtype": pair.dtype,
-            "text": text,
-            "prompts": self._prompts,
-            "seed": self.recipe.seed,
-        }
-        self.work = WorkDirectory(work or Path("engines") / f"{pair.name}.making", self.key)
+        inputs = {"target": self.fingerprint, "dtype": pair.dtype, "seed": self.recipe.seed}
+        self.key = {**inputs, "texts": [text.key for text in self._texts]}
+        self.work = WorkDirectory(work or Path("engines") / f"{pair.name}.making", inputs)
         defaults = PairDefaults(max_seq_len=pair.defaults.max_seq_len)
         without = {"drafter": None, "compile": False, "int8_drafter": False, "defaults": defaults}
         bare = pair.model_copy(update=without)
         build_pair(bare, pair_path, self.work.target, console)
         self.manifest = Manifest.read(self.work.target)
+
+    def _read(self, prompts: str | None) -> list[str] | None:
+        return None if prompts is None else read_prompts(self.base / Path(prompts).expanduser())
 
     def target(self) -> PreTrainedModel:
         """The target, on the device.
@@ -83,43 +109,44 @@ class Making:
         """
         return runnable_target(self.work.target, self.manifest, self._device)
 
-    def write_text(self, target: PreTrainedModel) -> list[Answer]:
-        """All of the text; what an earlier call wrote is read."""
-        recipe = self.recipe.text
-        shards = [
-            range(first, min(first + recipe.shard, recipe.answers)) for first in range(0, recipe.answers, recipe.shard)
-        ]
+    def write_texts(self, target: PreTrainedModel) -> list[list[Answer]]:
+        """The answers of each text; what an earlier call wrote is read."""
+        total = sum(text.recipe.answers for text in self._texts)
+        with without_head(target) as head, CountBar(self._console, "the target writes", total) as bar:
+            return [self._write(text, target, head, bar) for text in self._texts]
+
+    def _write(self, text: _Text, headless: PreTrainedModel, head: torch.nn.Module, bar: CountBar) -> list[Answer]:
         answers: list[Answer] = []
         writer: TextWriter | None = None
-        with without_head(target) as head, CountBar(self._console, "the target writes", recipe.answers) as bar:
-            for number, numbers in enumerate(shards):
-                path = self.work.shard(number)
-                written = load_answers(path) if path.is_file() else []
-                if len(written) < len(numbers):
-                    writer = writer or self._writer(target, head)
-                    written = writer.write(numbers, bar.gain)
-                    save_answers(path, written)
-                answers.extend(written[: len(numbers)])
-                bar.reach(len(answers))
+        for number, numbers in enumerate(text.shards):
+            path = self.work.shard(text.key, number)
+            written = load_answers(path) if path.is_file() else []
+            if len(written) < len(numbers):
+                writer = writer or self._writer(text, headless, head)
+                written = writer.write(numbers, bar.gain)
+                save_answers(path, written)
+            else:
+                bar.gain(len(numbers))
+            answers.extend(written[: len(numbers)])
         return answers
 
-    def _writer(self, headless: PreTrainedModel, head: torch.nn.Module) -> TextWriter:
-        recipe = self.recipe.text
-        conversation = Conversation.of(Tokenizer.load(self.work.target / "tokenizer"), self._prompts)
+    def _writer(self, text: _Text, headless: PreTrainedModel, head: torch.nn.Module) -> TextWriter:
+        recipe = text.recipe
+        conversation = Conversation.of(Tokenizer.load(self.work.target / "tokenizer"), text.prompts)
         asking = len(conversation.closing) + recipe.max_prompt_tokens if conversation.closing else 0
         limit = getattr(headless.config, "max_position_embeddings", None)
         prompt = conversation.longest_opening + asking
         if limit is not None and prompt >= limit:
             allowed = f"prompts of less than the target's {limit} positions; the longest takes {prompt}"
-            raise ConfigError("drafter.make.text.prompts", self.recipe.text.prompts, allowed)
+            raise ConfigError(f"{text.field}.prompts", recipe.prompts, allowed)
         if limit is not None and prompt + recipe.max_answer_tokens > limit:
             allowed = f"at most {limit - prompt}: the target has {limit} positions, with the prompt"
-            raise ConfigError("drafter.make.text.max_answer_tokens", recipe.max_answer_tokens, allowed)
+            raise ConfigError(f"{text.field}.max_answer_tokens", recipe.max_answer_tokens, allowed)
         model = CachedModel(
             headless,
             slots=recipe.batch_size,
             max_seq_len=prompt + recipe.max_answer_tokens,
-            compiled=self._compiled(headless) if self._compiles else None,
+            compiled=self._compiled(headless) if recipe.compile and self._device.type == "cpu" else None,
         )
         return TextWriter(
             model,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -16,48 +15,22 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from rich.console import Console
-from safetensors.torch import load_file
 from transformers import CohereConfig, CohereForCausalLM
 
 from spec_cascade.decoding.request import GenerationRequest
 from spec_cascade.decoding.sampling import SamplingParams
 from spec_cascade.engines import open_engine
-from spec_cascade.engines.pytorch.load import load_target
 from spec_cascade.errors import ConfigError
 from spec_cascade_build.build import build
 from spec_cascade_build.drafter.distil import Distiller
 from spec_cascade_build.drafter.made import MadeDrafter, write_weights
 from spec_cascade_build.drafter.make import make
-from spec_cascade_build.drafter.student import Head, check_head, last_hidden
-from spec_cascade_build.drafter.text import load_answers
+from spec_cascade_build.drafter.student import Head, check_head
 from spec_cascade_build.errors import BuildError
 from tests.unit.build.checkpoints import save_checkpoint, write_pair
+from tests.unit.drafter.recipes import TEXT, TRAINING, pair_of, quiet, shard, weights
 
 COMMAND = str(Path(sys.executable).with_name("spec-cascade"))
-TEXT = {"answers": 40, "shard": 16, "batch_size": 8, "max_prompt_tokens": 4, "max_answer_tokens": 24}
-TRAINING = {"steps": 60, "batch_size": 4, "warmup": 5, "evaluate_every": 10, "held_out": 0.1, "learning_rate": 3e-3}
-RECIPE = {"directory": "drafter", "layers": [0, 3], "head": 200, "text": TEXT, "training": TRAINING}
-
-
-def quiet() -> Console:
-    return Console(file=io.StringIO())
-
-
-def pair_of(directory: Path, **recipe: Any) -> Path:
-    return write_pair(directory / "pair.yaml", drafter={"make": {**RECIPE, **recipe}})
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SPEC_CASCADE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    save_checkpoint(tmp_path / "target")
-    return tmp_path
-
-
-def weights(directory: Path) -> dict[str, torch.Tensor]:
-    return {n: t for path in sorted(directory.glob("model-*.safetensors")) for n, t in load_file(path).items()}
 
 
 def test_a_drafter_is_made_built_and_served(place: Path) -> None:
@@ -86,7 +59,7 @@ def test_training_raises_the_agreement_on_text_that_was_not_learnt(place: Path) 
     assert overlaps[-1] > overlaps[0] + 0.05
 
 
-@pytest.mark.parametrize("killed_at", ["text/00000.safetensors", "training.pt"])
+@pytest.mark.parametrize("killed_at", ["text/*/00000.safetensors", "training.pt"])
 def test_a_kill_and_a_second_call_make_the_same_drafter_as_no_kill(
     place: Path, killed_at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,14 +73,13 @@ def test_a_kill_and_a_second_call_make_the_same_drafter_as_no_kill(
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(command, cwd=place, env={**os.environ, **threads})
     try:
-        _await(place / "killed" / killed_at, process)
+        _await(place / "killed", killed_at, process)
     finally:
         process.kill()
         process.wait()
     assert not directory.exists()
 
-    shard = place / "killed" / "text" / "00000.safetensors"
-    written = shard.stat().st_mtime_ns
+    written = shard(place / "killed", 0).stat().st_mtime_ns
     steps = _watched(monkeypatch)
     _, again = make(pair, place / "killed", quiet())
     assert again == made
@@ -115,7 +87,7 @@ def test_a_kill_and_a_second_call_make_the_same_drafter_as_no_kill(
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     # What was there is not done again.
-    assert shard.stat().st_mtime_ns == written
+    assert shard(place / "killed", 0).stat().st_mtime_ns == written
     assert min(steps, default=60) >= (10 if killed_at == "training.pt" else 0)
 
 
@@ -132,8 +104,8 @@ def _watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return steps
 
 
-def _await(path: Path, process: subprocess.Popen[bytes]) -> None:
-    while not path.exists():
+def _await(work: Path, pattern: str, process: subprocess.Popen[bytes]) -> None:
+    while not list(work.glob(pattern)):
         assert process.poll() is None, "the making ended before it could be killed"
         time.sleep(0.002)
 
@@ -167,6 +139,13 @@ def test_the_last_steps_can_be_on_the_drafters_own_words(place: Path) -> None:
     assert not all(torch.equal(without[name], tensor) for name, tensor in weights(directory).items())
 
 
+def test_the_last_steps_can_be_on_the_overlap_itself(place: Path) -> None:
+    training = {**TRAINING, "steps": 20, "overlap_steps": 20, "warmup": 0}
+    _, made = make(pair_of(place, training=training), place / "work", quiet())
+    state = torch.load(place / "work" / "training.pt", weights_only=True)
+    assert made.figures["overlap"] > state["agreements"][0][0] + 0.05
+
+
 def test_dropout_of_the_target_changes_nothing_at_a_resume(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = place / "target" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "attention_dropout": 0.5}), encoding="utf-8")
@@ -195,39 +174,6 @@ def test_training_stops_when_nothing_better_comes(place: Path) -> None:
     assert made.figures["steps"] == made.figures["best_step"] + 3 < 50
 
 
-def test_prompts_from_a_file_are_answered_in_turn(place: Path) -> None:
-    (place / "prompts.txt").write_text("# comment\nthe cat\n\nthe dog\n", encoding="utf-8")
-    make(pair_of(place, text={**TEXT, "prompts": "prompts.txt"}), place / "work", quiet())
-    answers = load_answers(place / "work" / "text" / "00000.safetensors")
-    first, second = (answer.token_ids[: answer.prompt].tolist() for answer in answers[:2])
-    assert first != second
-    assert answers[2].token_ids[: answers[2].prompt].tolist() == first
-
-
-def test_the_stored_states_are_those_that_the_target_has_on_the_whole_text(place: Path) -> None:
-    make(pair_of(place), place / "work", quiet())
-    target = load_target(place / "work" / "target" / "target", torch.float32, torch.device("cpu"))
-    target.set_attn_implementation("sdpa")
-    for answer in load_answers(place / "work" / "text" / "00001.safetensors"):
-        with torch.no_grad():
-            states = last_hidden(target, answer.token_ids[None])[0]
-        torch.testing.assert_close(answer.hidden, states[answer.prompt - 1 : -1], rtol=1e-3, atol=1e-4)
-
-
-def test_another_recipe_of_the_text_does_not_go_on_with_the_old_text(place: Path) -> None:
-    make(pair_of(place), place / "work", quiet())
-    with pytest.raises(BuildError, match="was begun with another target, text recipe or seed"):
-        make(pair_of(place, text={**TEXT, "temperature": 0.5}), place / "work", quiet())
-
-
-def test_more_answers_go_on_with_the_old_ones(place: Path) -> None:
-    make(pair_of(place), place / "work", quiet())
-    old = (place / "work" / "text" / "00001.safetensors").read_bytes()
-    make(pair_of(place, text={**TEXT, "answers": 60}), place / "work", quiet())
-    assert (place / "work" / "text" / "00001.safetensors").read_bytes() == old
-    assert len(load_answers(place / "work" / "text" / "00003.safetensors")) == 12
-
-
 def test_a_drafter_of_another_target_is_not_built(place: Path) -> None:
     pair = pair_of(place)
     make(pair, None, quiet())
@@ -254,11 +200,12 @@ def test_a_work_directory_whose_beginning_was_killed_is_begun_again(place: Path)
     make(pair_of(place), place / "work", quiet())
 
 
-@pytest.mark.parametrize("name", ["text/00000.safetensors", "training.pt"])
-def test_damaged_work_is_named(place: Path, name: str) -> None:
+@pytest.mark.parametrize("pattern", ["text/*/00000.safetensors", "training.pt"])
+def test_damaged_work_is_named(place: Path, pattern: str) -> None:
     make(pair_of(place), place / "work", quiet())
-    (place / "work" / name).write_bytes(b"damaged")
-    with pytest.raises(BuildError, match=f"{name} is damaged: remove it"):
+    (path,) = (place / "work").glob(pattern)
+    path.write_bytes(b"damaged")
+    with pytest.raises(BuildError, match=f"{path} is damaged: remove it"):
         make(pair_of(place), place / "work", quiet())
 
 
@@ -285,7 +232,7 @@ def test_a_device_that_is_not_there_is_named(place: Path, device: str) -> None:
 def test_a_wrong_recipe_is_refused_before_the_text_is_written(place: Path) -> None:
     with pytest.raises(ConfigError):
         make(pair_of(place, layers=[0, 9]), place / "work", quiet())
-    assert not list((place / "work" / "text").iterdir())
+    assert not (place / "work" / "text").exists()
 
 
 def test_a_work_directory_of_something_else_is_left_alone(place: Path) -> None:
@@ -305,8 +252,9 @@ def test_a_work_directory_of_something_else_is_left_alone(place: Path) -> None:
             {"training": {"steps": 5, "warmup": 6}},
             "drafter.make.training.warmup = 6 is not allowed: must",
         ),
-        ({"text": {"answers": 0}}, "drafter.make.text.answers = 0 is not allowed: must be an integer >= 1"),
-        ({"text": {"max_answer_tokens": 999}}, "drafter.make.text.max_answer_tokens = 999 is not allowed: must be"),
+        ({"text": {"answers": 0}}, "drafter.make.text[0].answers = 0 is not allowed: must be an integer >= 1"),
+        ({"text": [TEXT, {"max_answer_tokens": 999}]}, "drafter.make.text[1].max_answer_tokens = 999 is not allowed"),
+        ({"text": []}, "drafter.make.text = [] is not allowed: must be a mapping, or a list of them"),
         ({"seed": 2**31}, "drafter.make.seed = 2147483648 is not allowed: must be an integer in [0, 2**31)"),
         ({"text": {"answers": 1}}, "1 answers are too few"),
         ({"heads": 3}, "drafter.make.heads is not a field (did you mean 'head'?)"),

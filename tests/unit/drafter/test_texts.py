@@ -1,0 +1,79 @@
+"""The texts that a drafter learns from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from spec_cascade.engines.pytorch.load import load_target
+from spec_cascade_build.drafter.make import make
+from spec_cascade_build.drafter.student import last_hidden
+from spec_cascade_build.drafter.text import load_answers
+from spec_cascade_build.errors import BuildError
+from tests.unit.drafter.recipes import TEXT, pair_of, quiet, shard
+
+
+def test_prompts_from_a_file_are_answered_in_turn(place: Path) -> None:
+    (place / "prompts.txt").write_text("# comment\nthe cat\n\nthe dog\n", encoding="utf-8")
+    make(pair_of(place, text={**TEXT, "prompts": "prompts.txt"}), place / "work", quiet())
+    answers = load_answers(shard(place / "work", 0))
+    first, second = (answer.token_ids[: answer.prompt].tolist() for answer in answers[:2])
+    assert first != second
+    assert answers[2].token_ids[: answers[2].prompt].tolist() == first
+
+
+def test_the_stored_states_are_those_that_the_target_has_on_the_whole_text(place: Path) -> None:
+    make(pair_of(place), place / "work", quiet())
+    target = load_target(place / "work" / "target" / "target", torch.float32, torch.device("cpu"))
+    target.set_attn_implementation("sdpa")
+    for answer in load_answers(shard(place / "work", 1)):
+        with torch.no_grad():
+            states = last_hidden(target, answer.token_ids[None])[0]
+        torch.testing.assert_close(answer.hidden, states[answer.prompt - 1 : -1], rtol=1e-3, atol=1e-4)
+
+
+def test_another_recipe_of_a_text_does_not_go_on_with_the_old_text(place: Path) -> None:
+    make(pair_of(place), place / "work", quiet())
+    old = shard(place / "work", 0)
+    make(pair_of(place, text={**TEXT, "temperature": 0.5}), place / "work", quiet())
+    (new,) = (path for path in place.glob("work/text/*/00000.safetensors") if path != old)
+    assert new.read_bytes() != old.read_bytes()
+
+
+def test_another_seed_does_not_go_on_with_the_old_text(place: Path) -> None:
+    make(pair_of(place), place / "work", quiet())
+    with pytest.raises(BuildError, match="was begun with another target, dtype or seed"):
+        make(pair_of(place, seed=1), place / "work", quiet())
+
+
+def test_several_texts_are_learnt_together(place: Path) -> None:
+    (place / "prompts.txt").write_text("the cat\nthe dog\n", encoding="utf-8")
+    asked = {**TEXT, "prompts": "prompts.txt", "answers": 20, "temperature": 0}
+    directory, made = make(pair_of(place, text=[TEXT, asked]), place / "work", quiet())
+    # A tenth of each is held out.
+    assert (made.figures["answers"], made.figures["held_out"]) == (36 + 18, 4 + 2)
+    card = (directory / "README.md").read_text(encoding="utf-8")
+    assert "40 answers of at most 24 tokens at temperature 1 to prompts that the target wrote" in card
+    assert "20 answers of at most 24 tokens at temperature 0 to prompts of prompts.txt" in card
+    # What one text holds does not depend on the others.
+    make(pair_of(place, text=[asked]), place / "alone", quiet())
+    (alone,) = place.glob("alone/text/*/00001.safetensors")
+    assert alone.read_bytes() == (place / "work" / alone.relative_to(place / "alone")).read_bytes()
+
+
+def test_a_text_at_temperature_0_says_what_is_most_likely(place: Path) -> None:
+    make(pair_of(place, text={**TEXT, "temperature": 0}), place / "work", quiet())
+    target = load_target(place / "work" / "target" / "target", torch.float32, torch.device("cpu"))
+    for answer in load_answers(shard(place / "work", 0)):
+        best = target.get_output_embeddings()(answer.hidden).argmax(-1)
+        assert best.tolist() == answer.token_ids[answer.prompt :].tolist()
+
+
+def test_more_answers_go_on_with_the_old_ones(place: Path) -> None:
+    make(pair_of(place), place / "work", quiet())
+    old = shard(place / "work", 1).read_bytes()
+    make(pair_of(place, text={**TEXT, "answers": 60}), place / "work", quiet())
+    assert shard(place / "work", 1).read_bytes() == old
+    assert len(load_answers(shard(place / "work", 3))) == 12
