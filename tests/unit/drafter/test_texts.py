@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from spec_cascade.engines.pytorch.load import load_target
+from spec_cascade_build.drafter.conversation import read_prompts
 from spec_cascade_build.drafter.make import make
+from spec_cascade_build.drafter.score_settings import PROMPTS
 from spec_cascade_build.drafter.student import last_hidden
 from spec_cascade_build.drafter.text import load_answers
 from spec_cascade_build.errors import BuildError
 from tests.unit.drafter.recipes import TEXT, pair_of, quiet, shard
+
+DEMO_PROMPTS = Path(__file__).parents[3] / "build_engines/drafters/smollm2-demo-prompts.txt"
 
 
 def test_prompts_from_a_file_are_answered_in_turn(place: Path) -> None:
@@ -77,3 +82,13 @@ def test_more_answers_go_on_with_the_old_ones(place: Path) -> None:
     make(pair_of(place, text={**TEXT, "answers": 60}), place / "work", quiet())
     assert shard(place / "work", 1).read_bytes() == old
     assert len(load_answers(shard(place / "work", 3))) == 12
+
+
+def test_no_prompt_that_a_drafter_is_scored_on_is_one_that_the_demos_drafter_learnt_from() -> None:
+    scored = [_words(prompt) for prompt in read_prompts(PROMPTS)]
+    learnt = [_words(prompt) for prompt in read_prompts(DEMO_PROMPTS)]
+    assert max(len(a & b) / len(a | b) for a in scored for b in learnt) <= 0.6
+
+
+def _words(prompt: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", prompt.lower()))
