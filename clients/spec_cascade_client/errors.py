@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+# The words of the models for a value that they refuse, and of Triton for a model that it does not have.
+_REFUSED = re.compile(r" is not allowed: must be |^Request for unknown model")
 # What Triton puts before an error's text: nothing that a user could do anything with.
 _PREFIXES = re.compile(r"^(\[request id: [^\]]*\] )?(in ensemble '[^']*', )*")
 
@@ -41,8 +43,9 @@ class IdleTimeoutError(ClientError):
 def from_server(text: object, kind: type[ClientError] = ServerError) -> ClientError:
     """The error for what the server says, on one line.
 
-    Over HTTP, Triton answers every failure of a model with status 400, and in mid-stream no status is left to give.
-    The models therefore start the text with ``UNAVAILABLE:`` or ``INTERNAL:`` where the request is not to blame.
+    Over HTTP, Triton answers every failure of a model with status 400; in mid-stream no status is left to give, and on
+    a gRPC stream there is none. The models therefore start the text with ``UNAVAILABLE:`` or ``INTERNAL:`` where the
+    request is not to blame.
 
     Args:
         text: The server's words.
@@ -52,4 +55,4 @@ def from_server(text: object, kind: type[ClientError] = ServerError) -> ClientEr
     for word, named in (("UNAVAILABLE", UnavailableError), ("INTERNAL", ServerError)):
         if line.startswith(f"{word}: "):
             return named(line[len(word) + 2 :])
-    return kind(line)
+    return (InvalidRequestError if _REFUSED.search(line) else kind)(line)

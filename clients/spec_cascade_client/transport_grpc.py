@@ -54,8 +54,9 @@ class GrpcTransport:
     def __init__(self, address: Address, model: str, headers: Mapping[str, str], tls: Tls) -> None:
         self._address = address
         self._model = model
-        # Without this header Triton reports a failed request as text without a status code.
-        self._metadata = [(name.lower(), value) for name, value in headers.items()] + [("triton_grpc_error", "true")]
+        # Not the header `triton_grpc_error`, which has Triton report a failed request with a status code: the server
+        # (2.51) dies of a few such failures. The models' texts say which kind of failure it was.
+        self._metadata = [(name.lower(), value) for name, value in headers.items()]
         self._channel = (
             grpc.secure_channel(address.target, _credentials(tls), options=CHANNEL_OPTIONS)
             if address.encrypted

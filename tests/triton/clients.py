@@ -97,8 +97,7 @@ def grpc_stream(
     """Ask over a gRPC stream; yields the outputs of each response; leaving early cancels."""
     queue: SimpleQueue[Any] = SimpleQueue()
     client = grpcclient.InferenceServerClient(server.grpc_url.removeprefix("grpc://"))
-    # Without the header an error comes as text, without its status.
-    client.start_stream(lambda result, error: queue.put((result, error)), headers={"triton_grpc_error": "true"})
+    client.start_stream(lambda result, error: queue.put((result, error)))
     finished = False
     try:
         inputs = [tensor(name, value) for name, value in values.items()]

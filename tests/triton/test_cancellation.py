@@ -107,9 +107,8 @@ def test_a_full_engine_refuses_with_unavailable(scripted_server: ScriptedServer)
         answer = post(scripted_server.server, body(ECHO))
         assert answer.status == 400  # the generate endpoints know one status for all that a model refuses
         assert "too many requests wait" in answer.json["error"]
-        with pytest.raises(InferenceServerException, match="too many requests wait") as caught:
+        with pytest.raises(InferenceServerException, match="UNAVAILABLE: too many requests wait"):
             list(grpc_stream(scripted_server.server, body(ECHO)))
-        assert caught.value.status() == "StatusCode.UNAVAILABLE"
     finally:
         for connection, response in waiting:
             disconnect(connection, response)
@@ -120,9 +119,8 @@ def test_a_failure_mid_stream_comes_after_what_was_written(scripted_server: Scri
     assert answer.status == 200
     assert [set(event) & {"token_ids", "error"} for event in answer.events] == [{"token_ids"}, {"error"}]
     assert answer.events[-1]["error"].endswith("the GPU is on fire")
-    with pytest.raises(InferenceServerException, match="the GPU is on fire") as caught:
+    with pytest.raises(InferenceServerException, match="INTERNAL: the GPU is on fire"):
         list(grpc_stream(scripted_server.server, body(FAIL, stream=True)))
-    assert caught.value.status() == "StatusCode.INTERNAL"
 
 
 @pytest.mark.parametrize("stream", [False, True])

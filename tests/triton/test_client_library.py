@@ -91,6 +91,13 @@ def test_a_bad_field_is_an_invalid_request_that_names_it(client: Client) -> None
             client.stream(PROMPT, options).result()
 
 
+def test_no_number_of_bad_requests_brings_the_server_down(client: Client) -> None:
+    for _ in range(50):
+        with pytest.raises(InvalidRequestError):
+            client.generate(PROMPT, Options(temperature=-1))
+    assert len(client.generate(PROMPT, Options(max_tokens=2, ignore_eos=True)).token_ids) == 2
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_leaving_a_stream_frees_its_place_on_the_server(server: TritonServer, protocol: str) -> None:
     long = Options(max_tokens=200, ignore_eos=True, draft_length=0)

@@ -101,14 +101,14 @@ def test_json_is_one_object_with_text_tokens_sources_and_statistics(serve, run):
 
 
 def test_a_refusal_is_one_line_and_status_1(serve, run):
-    record = serve(Refuse("invalid", "alpha = 7 is not allowed:\nmust be in [0, 1]"))
+    record = serve(Refuse("alpha = 7 is not allowed:\nmust be in [0, 1]"))
     result = run("Why?", "--url", record.url)
     assert result.exit_code == 1
     assert result.stderr == "spec-cascade: alpha = 7 is not allowed: must be in [0, 1]\n"
 
 
 def test_a_busy_server_is_not_said_to_be_down(serve, run):
-    record = serve(Refuse("full", "UNAVAILABLE: the queue is full"))
+    record = serve(Refuse("UNAVAILABLE: the queue is full"))
     result = run("Why?", "--url", record.url)
     assert result.stderr == "spec-cascade: the queue is full\n"
 

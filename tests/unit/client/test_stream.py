@@ -7,6 +7,7 @@ import json
 import threading
 import time
 
+import grpc
 import pytest
 
 from spec_cascade_client import (
@@ -20,7 +21,7 @@ from spec_cascade_client import (
     TokenSource,
     UnavailableError,
 )
-from tests.unit.client.wire_servers import Drop, Fail, Pause, Refuse, Send, chunk
+from tests.unit.client.wire_servers import Abort, Drop, Fail, GrpcServer, Pause, Refuse, Send, chunk
 
 STATS = {"rule": "token_v3:alpha=0.8", "lossy": True, "num_output_tokens": 5, "tokens_per_target_call": 2.5}
 FIRST = chunk(0, " Die", [1, 2], [0, 0], [" D", "ie"])
@@ -147,20 +148,39 @@ def test_headers_and_model_travel_with_the_request(serve, protocol):
 
 
 @pytest.mark.parametrize(
-    ("kind", "message", "error", "words"),
+    ("message", "error", "words"),
     [
-        ("invalid", "alpha = 7:\nmust be at most 1", InvalidRequestError, "alpha = 7: must be at most 1"),
-        ("full", "in ensemble 'ensemble', UNAVAILABLE: the queue is full", UnavailableError, "the queue is full"),
-        ("internal", "INTERNAL: the engine failed", ServerError, "the engine failed"),
+        ("a = 7 is not allowed:\nmust be at most 1", InvalidRequestError, "a = 7 is not allowed: must be at most 1"),
+        ("Request for unknown model: 'x' is not found", InvalidRequestError, None),
+        ("in ensemble 'ensemble', UNAVAILABLE: the queue is full", UnavailableError, "the queue is full"),
+        ("INTERNAL: the engine failed", ServerError, "the engine failed"),
     ],
 )
-def test_a_refusal_says_who_is_to_blame_in_the_words_of_the_server(serve, kind, message, error, words):
-    record = serve(Refuse(kind, message))
+def test_a_refusal_says_who_is_to_blame_in_the_words_of_the_server(serve, message, error, words):
+    record = serve(Refuse(message))
     with Client(record.url) as client:
         for ask in (client.generate, lambda prompt: client.stream(prompt).result()):
             with pytest.raises(error) as caught:
                 ask("Why?")
-            assert str(caught.value) == words
+            assert str(caught.value) == (words or message)
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (grpc.StatusCode.UNAUTHENTICATED, InvalidRequestError),
+        (grpc.StatusCode.UNIMPLEMENTED, InvalidRequestError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, UnavailableError),
+        (grpc.StatusCode.INTERNAL, ServerError),
+    ],
+)
+def test_who_stands_in_front_of_the_server_can_refuse_with_a_status(code, error):
+    server = GrpcServer([Abort(code, "not today")])
+    try:
+        with Client(server.record.url) as client, pytest.raises(error, match="not today"):
+            client.generate("Why?")
+    finally:
+        server.stop()
 
 
 def test_an_error_inside_a_successful_reply_is_a_failure(serve):

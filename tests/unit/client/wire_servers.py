@@ -25,13 +25,8 @@ DATATYPES = {
     "output_log_probs": "FP32",
 }
 NUMPY = {"INT32": np.int32, "UINT64": np.uint64, "FP32": np.float32, "BOOL": np.bool_}
-# What Triton 2.51 makes of a model's error: over HTTP always the same status, over gRPC the model's.
+# What Triton 2.51 makes of any error of a model over HTTP; on a gRPC stream an error is text.
 HTTP_REFUSED = 400
-GRPC_STATUS = {
-    "invalid": grpc.StatusCode.INVALID_ARGUMENT,
-    "full": grpc.StatusCode.UNAVAILABLE,
-    "internal": grpc.StatusCode.INTERNAL,
-}
 
 
 @dataclass
@@ -51,9 +46,16 @@ class Fail:
 
 @dataclass
 class Refuse:
-    """A failure before the first response: the status says so."""
+    """A failure before the first response."""
 
-    kind: str
+    message: str
+
+
+@dataclass
+class Abort:
+    """The end of a gRPC call by whoever stands in front of Triton."""
+
+    code: grpc.StatusCode
     message: str
 
 
@@ -69,7 +71,7 @@ class Drop:
     """The connection breaks."""
 
 
-Step = Send | Fail | Refuse | Pause | Drop
+Step = Send | Fail | Refuse | Abort | Pause | Drop
 
 
 @dataclass
@@ -136,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
                     self._body({k: v[0] if len(v) == 1 else v for k, v in outputs.items()})
                 case Fail(message):
                     self._body({"error": message})
-                case Refuse(_, message):
+                case Refuse(message):
                     error = json.dumps({"error": message}).encode()
                     self._reply(HTTP_REFUSED, b"data: %s\n\n" % error if self._streaming else error)
                     return
@@ -215,10 +217,10 @@ class GrpcServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             match step:
                 case Send(outputs, final):
                     yield _response(outputs, final=final)
-                case Fail(message):
+                case Fail(message) | Refuse(message):
                     yield service_pb2.ModelStreamInferResponse(error_message=message)
-                case Refuse(kind, message):
-                    context.abort(GRPC_STATUS[kind], message)
+                case Abort(code, message):
+                    context.abort(code, message)
                 case Pause(seconds):
                     if gone.wait(seconds):
                         return
