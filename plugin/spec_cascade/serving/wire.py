@@ -228,6 +228,11 @@ REQUEST_TOKEN = Field(
     datatype=STRING,
     meaning="Names the request, so that postprocessing can have it cancelled; with it cascade sends heartbeats.",
 )
+# The server passes the parameters of an ensemble's request to every step, and has no way to cancel what a model asked
+# another for: ensemble_unary therefore names the request itself.
+UNARY_TOKEN = Field(
+    name="unary_token", datatype=STRING, meaning="The request_token to take; a parameter, set by ensemble_unary."
+)
 CANCEL_TOKEN = Field(name="cancel_token", datatype=STRING, meaning="Cancel the request with this token; alone.")
 INPUT_IDS = Field(
     name="input_ids", datatype=INT32, is_list=True, meaning="The prompt; required but for a cancel_token."

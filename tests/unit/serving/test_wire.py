@@ -50,12 +50,14 @@ def test_names_types_shapes_and_optionality_are_the_wires(model: Any) -> None:
 
 
 @pytest.mark.parametrize("model", PYTHON_MODELS, ids=lambda m: m.name)
-def test_python_models_have_one_instance_and_take_an_engine_directory(model: PythonModel) -> None:
+def test_python_models_but_the_unary_have_one_instance_and_take_an_engine_directory(model: PythonModel) -> None:
     parsed = config(model.name)
+    is_unary = model.name == "ensemble_unary"
     assert parsed.backend == "python"
-    assert [group.count for group in parsed.instance_group] == [1]
-    assert parsed.parameters["engine_dir"].string_value == ""
-    assert parsed.model_transaction_policy.decoupled == (model.name != "preprocessing")
+    assert [group.count for group in parsed.instance_group] == [4 if is_unary else 1]
+    assert dict(parsed.parameters).keys() == (set() if is_unary else {"engine_dir"})
+    assert all(parameter.string_value == "" for parameter in parsed.parameters.values())
+    assert parsed.model_transaction_policy.decoupled == (model.name in ("cascade", "postprocessing"))
     assert (REPOSITORY / model.name / "1" / "model.py").is_file()
 
 
@@ -70,6 +72,12 @@ def test_the_ensemble_joins_tensors_of_one_type_and_shape() -> None:
             assert inputs[name] == tensors[source], (step.model_name, name)
         tensors |= {target: outputs[name] for name, target in step.output_map.items()}
     assert described(parsed.output).items() <= tensors.items()
+
+
+def test_the_unary_model_speaks_the_ensembles_wire() -> None:
+    unary, ensemble = config("ensemble_unary"), config("ensemble")
+    assert described(unary.input) == described(ensemble.input)
+    assert described(unary.output) == described(ensemble.output)
 
 
 def test_every_input_of_the_ensemble_reaches_a_model() -> None:

@@ -29,7 +29,7 @@ class TritonPythonModel:
 
     def _start(self, request: Any, sender: ResponseSender) -> None:
         try:
-            fields = request_fields(request, wire.CASCADE_INPUTS, known=wire.PROMPT_INPUTS)
+            fields = request_fields(request, wire.CASCADE_INPUTS, known=(*wire.PROMPT_INPUTS, wire.UNARY_TOKEN))
             if "cancel_token" in fields:
                 self._live.cancel(str(fields["cancel_token"]))
                 sender.finish()
