@@ -8,6 +8,7 @@ from typing import Any
 from spec_cascade.engines import open_engine
 from spec_cascade.serving import wire
 from spec_cascade.serving.backend import ResponseSender, engine_dir, request_fields
+from spec_cascade.serving.first_request import answer_first_request
 from spec_cascade.serving.live import LiveRequests
 from spec_cascade.serving.parse import parse_cascade_request
 from spec_cascade.serving.policy import load_policy
@@ -18,9 +19,10 @@ class TritonPythonModel:
     """What Triton's Python backend calls."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Start the engine."""
+        """Start the engine; the server is not ready before this returns."""
         engine = open_engine(engine_dir(args))
         self._policy = load_policy(os.environ.get(POLICY_VARIABLE), engine.limits.default_rule)
+        answer_first_request(engine)
         self._live = LiveRequests(engine)
 
     def execute(self, requests: list[Any]) -> None:
