@@ -150,11 +150,12 @@ def test_an_unknown_parameter_is_refused_here_too(server: TritonServer) -> None:
         infer(server, "grpc", {"text_input": USUAL["text_input"]}, parameters={"stream": 1})
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize(("seed", "message"), [(FAIL, "the GPU is on fire"), (RAISE, "the server failed; see its log")])
-def test_a_failure_keeps_its_status(scripted_server: ScriptedServer, seed: int, message: str) -> None:
+def test_a_failure_keeps_its_status(scripted_server: ScriptedServer, seed: int, message: str, protocol: str) -> None:
     with pytest.raises(InferenceServerException, match=message) as caught:
-        infer(scripted_server.server, "grpc", {**USUAL, "seed": ("UINT64", [[seed]])})
-    assert caught.value.status() == "StatusCode.INTERNAL"
+        infer(scripted_server.server, protocol, {**USUAL, "seed": ("UINT64", [[seed]])})
+    assert caught.value.status() == {"http": "500", "grpc": "StatusCode.INTERNAL"}[protocol]
     assert "secret" not in str(caught.value)
 
 
@@ -164,9 +165,10 @@ def test_a_full_engine_is_unavailable(scripted_server: ScriptedServer) -> None:
     for stream in streams:
         next(stream)
     try:
-        with pytest.raises(InferenceServerException, match="UNAVAILABLE: too many requests wait") as caught:
-            infer(scripted_server.server, "grpc", USUAL)
-        assert caught.value.status() == "StatusCode.UNAVAILABLE"
+        for protocol, status in (("http", "503"), ("grpc", "StatusCode.UNAVAILABLE")):
+            with pytest.raises(InferenceServerException, match="UNAVAILABLE: too many requests wait") as caught:
+                infer(scripted_server.server, protocol, USUAL)
+            assert caught.value.status() == status
     finally:
         for stream in streams:
             stream.close()

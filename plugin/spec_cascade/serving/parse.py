@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     Fields = dict[str, Value]
 
 MAX_NAME_LENGTH = 80
-MAX_WORDS = 64
-MAX_WORD_LENGTH = 1000
 _NUMBERS = {wire.INT32: (-(2**31), 2**31), wire.UINT64: (0, 2**64)}
 
 
@@ -194,8 +192,8 @@ def _present(fields: Fields, *names: str) -> dict[str, Any]:
 
 def _words(fields: Fields, name: str) -> tuple[str, ...]:
     words = tuple(str(word) for word in _list(fields, name) if word)
-    if len(words) > MAX_WORDS or any(len(word) > MAX_WORD_LENGTH for word in words):
-        raise ConfigError(name, words, f"at most {MAX_WORDS} strings of at most {MAX_WORD_LENGTH} characters")
+    if len(words) > wire.MAX_WORDS or any(len(word) > wire.MAX_WORD_LENGTH for word in words):
+        raise ConfigError(name, words, wire.WORDS)
     return words
 
 

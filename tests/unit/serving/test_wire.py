@@ -91,6 +91,12 @@ def test_all_that_one_response_carries_comes_out_of_the_last_model() -> None:
     assert set(last.output_map.values()) == {f.name for f in ENSEMBLE.outputs}
 
 
+def test_no_client_is_told_the_name_by_which_a_request_is_cancelled() -> None:
+    """Nor may one give a name to a request of the ensemble but as a parameter, for its own."""
+    assert wire.REQUEST_TOKEN not in (*wire.ENSEMBLE_OUTPUTS, *wire.ENSEMBLE_INPUTS)
+    assert not {"request_token", "unary_token", "cancel_token"} & set(described(config("ensemble").output))
+
+
 def test_every_model_has_a_version_with_a_file_in_it() -> None:
     """Git keeps no empty directory, and Triton loads no model without a version."""
     for model in MODELS:
