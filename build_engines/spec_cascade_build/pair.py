@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from spec_cascade_build.pair_error import PairError, first_error
+from spec_cascade_build.pair_error import PairError, PairFileError, first_error
 from spec_cascade_build.recipe import MakeRecipe
 from spec_cascade_build.section import Count, Section, refusal
 
@@ -194,9 +194,9 @@ def load_pair(path: Path) -> Pair:
     Raises:
         PairError: The file is not a pair file; one wrong field is named.
     """
-    from spec_cascade_build.yaml_file import read_yaml
+    from spec_cascade.yaml_file import read_yaml
 
-    data = read_yaml(path)
+    data = read_yaml(path, "pair file", PairFileError)
     try:
         return Pair.model_validate(data)
     except ValidationError as error:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spec_cascade_client.canary import DEFAULT_DEADLINE, canary
+from spec_cascade_client.canary import DEFAULT_URL as DEFAULT_HTTP_URL
 from spec_cascade_client.client import Client
 from spec_cascade_client.console import TokenPrinter, is_colored, make_console, summary
 from spec_cascade_client.errors import ClientError, NoConnectionError
@@ -29,6 +31,7 @@ INTERRUPTED = 130
 def register(app: typer.Typer) -> None:
     """Add the client's verbs to ``app``."""
     app.command("generate")(generate)
+    app.command("canary")(canary_command)
 
 
 def _draft_length(text: str) -> int:
@@ -90,6 +93,20 @@ def generate(
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+
+
+def canary_command(
+    url: Annotated[str, typer.Argument(help="Server: http:// or https:// host:port.")] = DEFAULT_HTTP_URL,
+    model: Annotated[str, typer.Option(help="The Triton model to ask.")] = "ensemble",
+    deadline: Annotated[float, typer.Option(help="Seconds for all of it.")] = DEFAULT_DEADLINE,
+) -> None:
+    """Have a running server make one token: exit status 0 if it does, 1 if not, fit for a Kubernetes probe."""
+    try:
+        line = canary(url, model=model, deadline=deadline)
+    except ClientError as error:
+        typer.echo(f"spec-cascade: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(line)
 
 
 def _stream(client: Client, request: str | Sequence[Message], options: Options, out: Console, notes: Console) -> None:

@@ -22,11 +22,14 @@ class ConfigError(SpecCascadeError, ValueError):
         allowed: What would be allowed, as a phrase: ``"a number in [0, 1]"``.
     """
 
+    PHRASE = "is not allowed: must be"
+    """In the text of every one, and of no other error."""
+
     def __init__(self, field: str, value: object, allowed: str) -> None:
         self.field = field
         self.value = value
         self.allowed = allowed
-        super().__init__(f"{field} = {_shortened(value)} is not allowed: must be {allowed}")
+        super().__init__(f"{field} = {_shortened(value)} {self.PHRASE} {allowed}")
 
 
 class EngineError(SpecCascadeError):

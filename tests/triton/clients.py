@@ -34,6 +34,9 @@ TYPES = {
     "return_token_sources": "BOOL",
     "ignore_eos": "BOOL",
     "stop_words": "BYTES",
+    "bad_words": "BYTES",
+    "beam_width": "INT32",
+    "pad_id": "INT32",
 }
 
 

@@ -18,17 +18,19 @@ import pytest
 from spec_cascade.errors import ConfigError
 from spec_cascade.serving import server as server_module
 from spec_cascade.serving.errors import LaunchError
+from spec_cascade.serving.model_configs import MODELS, PythonModel
 from spec_cascade.serving.server import TritonServer
 from tests.triton.clients import TIMEOUT, post
 from tests.triton.conftest import START_SECONDS, eventually, made, processes_of_group, scripted_repository
 from tests.unit.serving.scripted import QUIET
 
 HI = {"text_input": "hi", "max_tokens": 2}
-PYTHON_MODELS = 3
+PYTHON_PROCESSES = sum(model.count for model in MODELS if isinstance(model, PythonModel))
 # A launcher of its own, which can be killed: starts a server, says its process group, and waits.
 LAUNCHER = """
 import sys
 from pathlib import Path
+from spec_cascade.serving.model_configs import MODELS, PythonModel
 from spec_cascade.serving.server import TritonServer
 server = TritonServer(Path(sys.argv[1]))
 server.start()
@@ -52,8 +54,8 @@ def test_a_stopped_server_leaves_nothing_behind(tiny_engine_dir: Path, tmp_path:
     server.start(START_SECONDS)
     group = server.pid
     assert group is not None
-    assert len(processes_of_group(group)) == 1 + PYTHON_MODELS
-    assert len(made() - before) == PYTHON_MODELS + 1  # a region each, and the private directory
+    assert len(processes_of_group(group)) == 1 + PYTHON_PROCESSES
+    assert len(made() - before) == PYTHON_PROCESSES + 1  # a region each, and the private directory
     assert post(server, HI).status == 200
     server.stop()
     server.stop()
@@ -127,7 +129,7 @@ def test_what_a_killed_server_left_is_removed_at_the_next_start(tiny_engine_dir:
     launcher.communicate()
     os.killpg(group, signal.SIGKILL)
     eventually(lambda: not processes_of_group(group))
-    assert len(made(launcher.pid)) == PYTHON_MODELS + 1  # a region for each, and the private directory
+    assert len(made(launcher.pid)) == PYTHON_PROCESSES + 1  # a region for each, and the private directory
     with TritonServer(tiny_engine_dir):
         assert made(launcher.pid) == set()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ import triton_python_backend_utils as pb_utils
 
 from spec_cascade.errors import EngineError
 from spec_cascade.serving import wire
-from spec_cascade.serving.errors import INVALID_ARGUMENT, describe
+from spec_cascade.serving.errors import CANCELLED, PassedOnError, as_told, told
 from spec_cascade.serving.parse import read_fields
 from spec_cascade.serving.repository import ENGINE_DIR_VARIABLE
 from spec_cascade.serving.responses import to_arrays
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from spec_cascade.serving.wire import Field
 
 log = logging.getLogger(__name__)
+
+UNARY_POLL_SECONDS = 0.1
 
 
 def engine_dir(args: Mapping[str, str]) -> Path:
@@ -54,10 +58,7 @@ def response(values: Mapping[str, Any], outputs: Iterable[Field]) -> Any:
 
 def error_response(error: Exception) -> Any:
     """A response that says what was wrong; see `describe`."""
-    text, status = describe(error)
-    if status != INVALID_ARGUMENT:
-        # Over HTTP every error of a model has the status 400: the text says that the request is not to blame.
-        text = f"{status}: {text}"
+    text, status = as_told(error)
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, getattr(pb_utils.TritonError, status)))
 
 
@@ -71,6 +72,45 @@ def cancel_request(request_token: str) -> None:
     for answer in order.exec(decoupled=True):
         if answer.has_error():
             log.error("a request could not be cancelled: %s", answer.error().message())
+
+
+async def ask_ensemble(request: Any) -> Any:
+    """The one response of the ensemble to a request that was sent to `ensemble_unary`.
+
+    When the request is cancelled, so is what the ensemble does for it.
+
+    Raises:
+        PassedOnError: The ensemble answered with an error, or, having been cancelled, not at all.
+    """
+    token = secrets.token_hex(16)
+    parameters = json.loads(request.parameters() or "{}")
+    if isinstance(parameters.get("stream"), bool):
+        del parameters["stream"]
+    inner = pb_utils.InferenceRequest(
+        model_name="ensemble",
+        requested_output_names=list(request.requested_output_names()),
+        inputs=[tensor for tensor in request.inputs() if tensor.name() != "stream"],
+        parameters={**parameters, wire.UNARY_TOKEN.name: token},
+    )
+    watch = asyncio.create_task(_pass_cancellation_on(request, token))
+    try:
+        answers = list(await inner.async_exec(decoupled=True))
+    finally:
+        watch.cancel()
+    for answer in answers:
+        if answer.has_error():
+            raise told(answer.error().message())
+        if answer.output_tensors():
+            return pb_utils.InferenceResponse(answer.output_tensors())
+    raise PassedOnError("the request was cancelled", CANCELLED)
+
+
+async def _pass_cancellation_on(request: Any, token: str) -> None:
+    """Cancel the named request for as long as its caller is seen to be gone: it may not have got to the engine yet."""
+    while True:
+        await asyncio.sleep(UNARY_POLL_SECONDS)
+        if request.is_cancelled():
+            cancel_request(token)
 
 
 class ResponseSender:

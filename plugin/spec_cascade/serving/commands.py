@@ -29,6 +29,9 @@ def serve(
     grpc_port: Annotated[int, typer.Option(help="0 takes a free port.")] = 8001,
     metrics_port: Annotated[int, typer.Option(help="0 takes a free port.")] = 8002,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    policy: Annotated[
+        Path | None, typer.Option(help="What requests may ask for.", show_default="$SPEC_CASCADE_POLICY, else anything")
+    ] = None,
     model_repository: Annotated[
         Path | None, typer.Option(help="Triton's models.", show_default="those of this package")
     ] = None,
@@ -48,6 +51,7 @@ def serve(
         grpc_port=grpc_port,
         metrics_port=metrics_port,
         host=host,
+        policy_file=policy,
         model_repository=model_repository,
         log_file=log_file,
         echo_log=log_file is None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 from spec_cascade.errors import ConfigError, QueueFullError, SpecCascadeError
 
@@ -11,7 +12,11 @@ log = logging.getLogger(__name__)
 INVALID_ARGUMENT = "INVALID_ARG"
 UNAVAILABLE = "UNAVAILABLE"
 INTERNAL = "INTERNAL"
+CANCELLED = "CANCELLED"
 """Triton's names of the statuses."""
+
+# What the server puts before the text of a model's error.
+_ENSEMBLE = re.compile(r"^(?:in ensemble '[^']*', )+")
 
 
 class LaunchError(SpecCascadeError):
@@ -46,3 +51,24 @@ def describe(error: Exception) -> tuple[str, str]:
         return text, INTERNAL
     log.error("a request failed", exc_info=error)
     return "the server failed; see its log", INTERNAL
+
+
+def as_told(error: Exception) -> tuple[str, str]:
+    """What `describe` says, as the server's answer.
+
+    Over HTTP every error of a model has the status 400: a word in front says that the request is not to blame.
+    """
+    text, status = describe(error)
+    return text if status == INVALID_ARGUMENT else f"{status}: {text}", status
+
+
+def told(text: str) -> PassedOnError:
+    """The error of which a client of this server was told with this text; see `as_told`.
+
+    The server tells a model that asks another one the text of an error alone, not its status.
+    """
+    text = _ENSEMBLE.sub("", text)
+    for status in (UNAVAILABLE, INTERNAL, CANCELLED):
+        if text.startswith(f"{status}: "):
+            return PassedOnError(text.removeprefix(f"{status}: "), status)
+    return PassedOnError(text, INVALID_ARGUMENT if ConfigError.PHRASE in text else INTERNAL)

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
     from spec_cascade.serving.wire import Field
 
-ENGINE_DIR_PARAMETER = "engine_dir"
+_ENGINE_DIR = (
+    "parameters {",
+    '  key: "engine_dir"',
+    "  # The engine directory; the environment variable SPEC_CASCADE_ENGINE_DIR comes before it.",
+    '  value { string_value: "" }',
+    "}",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +34,9 @@ class PythonModel:
     Attributes:
         about: What it does, for the reader of its configuration.
         decoupled: Whether a request may have any number of responses.
-        kind: Kind of its one instance.
+        kind: Kind of its instances.
+        count: Number of its instances, a process each.
+        reads_engine: Whether it reads the engine directory.
     """
 
     name: str
@@ -37,6 +45,8 @@ class PythonModel:
     outputs: tuple[Field, ...]
     decoupled: bool
     kind: str = "KIND_CPU"
+    count: int = 1
+    reads_engine: bool = True
 
     def render(self) -> str:
         """The `config.pbtxt`."""
@@ -48,13 +58,9 @@ class PythonModel:
                 "max_batch_size: 0",
                 *_transaction_policy(self.decoupled),
                 "instance_group [",
-                f"  {{ count: 1, kind: {self.kind} }}",
+                f"  {{ count: {self.count}, kind: {self.kind} }}",
                 "]",
-                "parameters {",
-                f'  key: "{ENGINE_DIR_PARAMETER}"',
-                "  # The engine directory; the environment variable SPEC_CASCADE_ENGINE_DIR comes before it.",
-                '  value { string_value: "" }',
-                "}",
+                *(_ENGINE_DIR if self.reads_engine else ()),
                 *_tensors(self),
                 "",
             ]
@@ -135,7 +141,18 @@ ENSEMBLE = Ensemble(
     outputs=wire.ENSEMBLE_OUTPUTS,
     steps=(PREPROCESSING, CASCADE, POSTPROCESSING),
 )
-MODELS: tuple[PythonModel | Ensemble, ...] = (PREPROCESSING, CASCADE, POSTPROCESSING, ENSEMBLE)
+ENSEMBLE_UNARY = PythonModel(
+    name="ensemble_unary",
+    about="The ensemble for clients that want exactly one response: plain /infer and unary gRPC.\n"
+    "An instance serves one request at a time: count is the number of requests served at once; more wait. Each is a\n"
+    "small process without models; raise it up to the engine's max_batch_size where most clients are of this kind.",
+    inputs=wire.ENSEMBLE_INPUTS,
+    outputs=wire.ENSEMBLE_OUTPUTS,
+    decoupled=False,
+    count=4,
+    reads_engine=False,
+)
+MODELS: tuple[PythonModel | Ensemble, ...] = (PREPROCESSING, CASCADE, POSTPROCESSING, ENSEMBLE, ENSEMBLE_UNARY)
 
 
 def write(repository: Path) -> None:
@@ -146,7 +163,11 @@ def write(repository: Path) -> None:
 
 
 def _comment(text: str) -> list[str]:
-    return [f"# {text}", "# Rendered from the wire: python -m spec_cascade.serving.model_configs triton_model_repo", ""]
+    return [
+        *(f"# {line}" for line in text.splitlines()),
+        "# Rendered from the wire: python -m spec_cascade.serving.model_configs triton_model_repo",
+        "",
+    ]
 
 
 def _transaction_policy(decoupled: bool) -> list[str]:

@@ -18,14 +18,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spec_cascade.rules import DeferralRule
+    from spec_cascade.serving.policy import Policy
     from spec_cascade.serving.wire import Field, Scalar
 
     Value = Scalar | list[Scalar]
     Fields = dict[str, Value]
 
 MAX_NAME_LENGTH = 80
-MAX_WORDS = 64
-MAX_WORD_LENGTH = 1000
 _NUMBERS = {wire.INT32: (-(2**31), 2**31), wire.UINT64: (0, 2**64)}
 
 
@@ -82,12 +81,19 @@ def read_fields(
     return values
 
 
-def parse_cascade_request(fields: Fields) -> CascadeRequest:
+def parse_cascade_request(fields: Fields, policy: Policy | None = None) -> CascadeRequest:
     """Make a request of the fields of the cascade model.
 
+    Args:
+        fields: Read with `read_fields`.
+        policy: What requests may ask for; None allows everything that the engine can do.
+
     Raises:
-        ConfigError: A value is not allowed.
+        ConfigError: A value is not allowed, or not here.
     """
+    rule = _rule(fields)
+    if policy is not None:
+        fields, rule = policy.bounded(fields), policy.rule(rule)
     prompt_ids = _list(fields, "input_ids")
     if not prompt_ids:
         raise ConfigError("input_ids", prompt_ids, "at least one token")
@@ -108,7 +114,7 @@ def parse_cascade_request(fields: Fields) -> CascadeRequest:
         generation=GenerationRequest(
             prompt_ids=tuple(int(token) for token in prompt_ids),
             sampling=sampling,
-            rule=_rule(fields),
+            rule=rule,
             # Who names a seed wants the same output again, whatever the server measures meanwhile.
             reproducible="seed" in fields,
             **_present(fields, "draft_length", "timeout_ms"),
@@ -186,8 +192,8 @@ def _present(fields: Fields, *names: str) -> dict[str, Any]:
 
 def _words(fields: Fields, name: str) -> tuple[str, ...]:
     words = tuple(str(word) for word in _list(fields, name) if word)
-    if len(words) > MAX_WORDS or any(len(word) > MAX_WORD_LENGTH for word in words):
-        raise ConfigError(name, words, f"at most {MAX_WORDS} strings of at most {MAX_WORD_LENGTH} characters")
+    if len(words) > wire.MAX_WORDS or any(len(word) > wire.MAX_WORD_LENGTH for word in words):
+        raise ConfigError(name, words, wire.WORDS)
     return words
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from spec_cascade.serving.errors import LaunchError
 
 ENGINE_DIR_VARIABLE = "SPEC_CASCADE_ENGINE_DIR"
+POLICY_VARIABLE = "SPEC_CASCADE_POLICY"
 REPOSITORY_VARIABLE = "SPEC_CASCADE_MODEL_REPOSITORY"
 _NAME = "triton_model_repo"
 

@@ -19,7 +19,7 @@ from spec_cascade.serving import leftovers
 from spec_cascade.serving.errors import LaunchError
 from spec_cascade.serving.installation import Installation, find_installation
 from spec_cascade.serving.ports import resolve_ports
-from spec_cascade.serving.repository import ENGINE_DIR_VARIABLE, find_model_repository
+from spec_cascade.serving.repository import ENGINE_DIR_VARIABLE, POLICY_VARIABLE, find_model_repository
 from spec_cascade.serving.server_log import ServerLog
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class TritonServer:
         grpc_port: Port of the gRPC endpoint.
         metrics_port: Port of the Prometheus endpoint.
         host: Address to listen on.
+        policy_file: What requests may ask for (see `serving.policy`); by default the environment variable
+            SPEC_CASCADE_POLICY names it, and without one everything is allowed.
         model_repository: Where the models are; by default the one that comes with this package.
         log_file: Where the server's log is appended; errors quote its end in any case.
         echo_log: Also write the log to standard error: what comes after the start, for a failed start raises an error
@@ -75,6 +77,7 @@ class TritonServer:
         grpc_port: int = 0,
         metrics_port: int = 0,
         host: str = "127.0.0.1",
+        policy_file: Path | None = None,
         model_repository: Path | None = None,
         log_file: Path | None = None,
         echo_log: bool = False,
@@ -84,6 +87,7 @@ class TritonServer:
         self._host = host
         self._wanted_ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
         self._ports = dict(self._wanted_ports)
+        self._policy_file = policy_file
         self._model_repository = model_repository
         self._log_file = log_file
         self._echo_log = echo_log
@@ -119,7 +123,7 @@ class TritonServer:
             timeout: Seconds until that must be so.
 
         Raises:
-            ConfigError: A port is taken, or the log cannot be written.
+            ConfigError: A port is taken, there is no such policy, or the log cannot be written.
             EngineError: There is no finished engine in the directory.
             LaunchError: Something is missing, or the server died or did not become ready.
         """
@@ -128,6 +132,8 @@ class TritonServer:
         Manifest.read(self._engine_dir)
         if self._log_file is not None and not os.access(self._log_file.absolute().parent, os.W_OK):
             raise ConfigError("log_file", str(self._log_file), "a file in a directory that can be written to")
+        if self._policy_file is not None and not self._policy_file.is_file():
+            raise ConfigError("policy", str(self._policy_file), "a file")
         repository = find_model_repository(self._model_repository)
         self._ports = resolve_ports(self._host, **self._wanted_ports)
         leftovers.remove_stale()
@@ -179,6 +185,8 @@ class TritonServer:
         bound = [sys.executable, "-I", "-S", "-c", _BOUND_TO_PARENT, str(os.getpid())]
         environment = installation.environment(os.environ)
         environment[ENGINE_DIR_VARIABLE] = str(self._engine_dir.resolve())
+        if self._policy_file is not None:
+            environment[POLICY_VARIABLE] = str(self._policy_file.resolve())
         return subprocess.Popen(
             [*bound, str(installation.executable), *self._arguments(installation, repository)],
             env=environment,

@@ -12,7 +12,9 @@ that ask for nothing are accepted, all others are refused by name.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 BOOL = "TYPE_BOOL"
 INT32 = "TYPE_INT32"
@@ -32,6 +34,7 @@ class Field:
         datatype: Triton's name of its type.
         meaning: What it says.
         default: What holds when it is absent, in words; empty where absence means nothing.
+        allowed: What its value may be, in words; empty for whatever its type holds.
         is_list: Whether it has any number of elements; otherwise exactly one.
         is_batch: Whether its shape begins with a batch of one, as that of a client's inputs does.
         alias_of: The field that it is another name of.
@@ -42,6 +45,7 @@ class Field:
     datatype: str
     meaning: str
     default: str = ""
+    allowed: str = ""
     is_list: bool = False
     is_batch: bool = False
     alias_of: str | None = None
@@ -53,30 +57,27 @@ class Field:
         return (*((1,) if self.is_batch else ()), -1 if self.is_list else 1)
 
 
-def _input(
-    name: str, datatype: str, meaning: str, *, default: str = "", is_list: bool = False, alias_of: str | None = None
-) -> Field:
-    return Field(
-        name=name,
-        datatype=datatype,
-        meaning=meaning,
-        default=default,
-        is_list=is_list,
-        is_batch=True,
-        alias_of=alias_of,
-    )
+def _input(name: str, datatype: str, meaning: str, **more: Any) -> Field:
+    return Field(name=name, datatype=datatype, meaning=meaning, is_batch=True, **more)
 
 
 def _unsupported(name: str, datatype: str, meaning: str, *neutral: Scalar, is_list: bool = False) -> Field:
-    return Field(name=name, datatype=datatype, meaning=meaning, is_list=is_list, is_batch=True, neutral=neutral)
+    allowed = f"{' or '.join(json.dumps(value) for value in neutral)}: not implemented"
+    return _input(name, datatype, meaning, allowed=allowed, is_list=is_list, neutral=neutral)
 
+
+_PROMPT = "1 to max_seq_len - 1 tokens"
+MAX_WORDS = 64
+MAX_WORD_LENGTH = 1000
+WORDS = f"at most {MAX_WORDS} strings of at most {MAX_WORD_LENGTH} characters"
 
 PROMPT_INPUTS = (
-    _input("text_input", STRING, "The prompt; not beside messages."),
+    _input("text_input", STRING, "The prompt; not beside messages.", allowed=_PROMPT),
     _input(
         "messages",
         STRING,
         'A conversation instead: a JSON list of {"role", "content"}, put through the model\'s chat template.',
+        allowed=_PROMPT,
     ),
     _input("apply_chat_template", BOOL, "Make text_input the one user message of a conversation.", default="false"),
     _input(
@@ -88,19 +89,26 @@ PROMPT_INPUTS = (
 )
 
 GENERATION_INPUTS = (
-    _input("max_tokens", INT32, "Most tokens to emit, >= 1.", default="128"),
+    _input("max_tokens", INT32, "Most tokens to emit.", default="128", allowed=">= 1"),
     _input(
         "stream", BOOL, "One response for each round; otherwise exactly one response with everything.", default="false"
     ),
-    _input("temperature", FP32, "Divides the logits, >= 0; 0 is greedy.", default="1.0"),
-    _input("top_k", INT32, "Keep the k most likely tokens, >= 0; 0 keeps all.", default="0"),
+    _input("temperature", FP32, "Divides the logits; 0 is greedy.", default="1.0", allowed=">= 0"),
+    _input("top_k", INT32, "Keep the k most likely tokens; 0 keeps all.", default="0", allowed=">= 0"),
     _input(
         "top_p",
         FP32,
-        "Keep the smallest set of tokens of this probability, in [0, 1]; 0 and 1 keep all.",
+        "Keep the smallest set of tokens of this probability; 0 and 1 keep all.",
         default="1.0",
+        allowed="[0, 1]",
     ),
-    _input("min_p", FP32, "Drop tokens less likely than this times the most likely one, in [0, 1).", default="0.0"),
+    _input(
+        "min_p",
+        FP32,
+        "Drop tokens less likely than this times the most likely one.",
+        default="0.0",
+        allowed="[0, 1)",
+    ),
     _input(
         "seed",
         UINT64,
@@ -115,22 +123,29 @@ GENERATION_INPUTS = (
         "The output ends before the first of these strings; empty ones are left out.",
         is_list=True,
         default="none",
+        allowed=WORDS,
     ),
     _input(
         "end_id",
         INT32,
         "One more token that ends the output; -1 goes on past the model's own, as ignore_eos does.",
         default="none",
+        allowed=">= -1",
     ),
     _input("ignore_eos", BOOL, "Go on past the model's end token.", default="false"),
     _input(
-        "deferral_rule", STRING, "Who decides, e.g. strict, target_only, token_v3:alpha=0.8.", default="the engine's"
+        "deferral_rule",
+        STRING,
+        "Who decides, e.g. strict, target_only, token_v3:alpha=0.8.",
+        default="the engine's",
+        allowed="a rule and its parameters' ranges: rules.md",
     ),
     _input(
         "draft_length",
         INT32,
-        "Most tokens to draft per round, >= 0; 0 is plain decoding by the target, -1 lets the engine pick.",
+        "Most tokens to draft per round; 0 is plain decoding by the target, -1 lets the engine pick.",
         default="the engine's",
+        allowed="[-1, max_draft_length]",
     ),
     _input("num_draft_tokens", INT32, "Another name of draft_length.", alias_of="draft_length"),
     _input("return_token_sources", BOOL, "Send token_sources and token_texts.", default="false"),
@@ -141,8 +156,9 @@ GENERATION_INPUTS = (
     _input(
         "min_tokens",
         INT32,
-        "Tokens before which neither an end token nor a stop word ends the output, in [0, max_tokens].",
+        "Tokens before which neither an end token nor a stop word ends the output.",
         default="0",
+        allowed="[0, max_tokens]",
     ),
     _input(
         "bad_words",
@@ -151,27 +167,37 @@ GENERATION_INPUTS = (
         "empty ones are left out.",
         is_list=True,
         default="none",
+        allowed=WORDS,
     ),
     _input(
         "repetition_penalty",
         FP32,
-        "Divides the logits of tokens in prompt and output, multiplies negative ones; > 0, 1 is none.",
+        "Divides the logits of tokens in prompt and output, multiplies negative ones; 1 is none.",
         default="1.0",
+        allowed="> 0",
     ),
     _input(
         "presence_penalty",
         FP32,
-        "Subtracted from the logits of tokens in the output, in [-2, 2]. (TensorRT-LLM: in the prompt too.)",
+        "Subtracted from the logits of tokens in the output. (TensorRT-LLM: in the prompt too.)",
         default="0.0",
+        allowed="[-2, 2]",
     ),
     _input(
         "frequency_penalty",
         FP32,
-        "Subtracted as often as the token stands in the output, in [-2, 2]. (TensorRT-LLM: and in the prompt.)",
+        "Subtracted as often as the token stands in the output. (TensorRT-LLM: and in the prompt.)",
         default="0.0",
+        allowed="[-2, 2]",
     ),
     _input("return_log_probs", BOOL, "Send output_log_probs.", default="false"),
-    _input("timeout_ms", INT32, "Milliseconds after which the request ends with what it has, >= 1.", default="none"),
+    _input(
+        "timeout_ms",
+        INT32,
+        "Milliseconds after which the request ends with what it has.",
+        default="none",
+        allowed=">= 1",
+    ),
     _unsupported("length_penalty", FP32, "Preference of beam search.", 0.0, 1.0),
     _unsupported("beam_width", INT32, "Beams.", 1),
     _unsupported("num_return_sequences", INT32, "Outputs for one prompt.", 1),
@@ -227,6 +253,11 @@ REQUEST_TOKEN = Field(
     name="request_token",
     datatype=STRING,
     meaning="Names the request, so that postprocessing can have it cancelled; with it cascade sends heartbeats.",
+)
+# The server passes the parameters of an ensemble's request to every step, and has no way to cancel what a model asked
+# another for: ensemble_unary therefore names the request itself.
+UNARY_TOKEN = Field(
+    name="unary_token", datatype=STRING, meaning="The request_token to take; a parameter, set by ensemble_unary."
 )
 CANCEL_TOKEN = Field(name="cancel_token", datatype=STRING, meaning="Cancel the request with this token; alone.")
 INPUT_IDS = Field(

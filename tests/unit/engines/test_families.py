@@ -14,6 +14,7 @@ from spec_cascade.decoding.models import Feed
 from spec_cascade.engines import open_engine
 from spec_cascade.engines.manifest import FileEntry, Manifest
 from spec_cascade.engines.pytorch.families import check_attention, check_config, check_context, longest_context
+from spec_cascade.engines.pytorch.load import load_target
 from spec_cascade.engines.pytorch.model import CachedModel
 from spec_cascade.errors import EngineError
 from tests.tiny import cached
@@ -228,3 +229,14 @@ def test_an_engine_that_cannot_run_exactly_does_not_open(
     engine = changed_engine(built_engine, tmp_path / "changed", file, **settings)
     with pytest.raises(EngineError, match=message):
         open_engine(engine)
+
+
+def test_code_beside_a_configuration_is_not_run(tmp_path: Path) -> None:
+    directory, marker = tmp_path / "target", tmp_path / "ran"
+    directory.mkdir()
+    auto_map = {"AutoConfig": "novel.Config", "AutoModelForCausalLM": "novel.Model"}
+    (directory / "config.json").write_text(json.dumps({"model_type": "novel", "auto_map": auto_map}))
+    (directory / "novel.py").write_text(f"open({str(marker)!r}, 'w').close()")
+    with pytest.raises(EngineError, match=r"target/ cannot be loaded: .*contains custom code"):
+        load_target(directory, torch.float32, torch.device("cpu"))
+    assert not marker.exists()

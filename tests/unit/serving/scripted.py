@@ -28,6 +28,8 @@ second round; break in the second round; be slow."""
 SLOW_SECONDS = 0.05
 STATE_VARIABLE = "SCRIPTED_ENGINE_STATE"
 """Names a file in which the engine keeps its counts, for tests in another process."""
+HOLD_VARIABLE = "SCRIPTED_ENGINE_HOLD"
+"""Names a file; while it is there the engine runs no rounds."""
 
 
 @dataclass
@@ -99,6 +101,8 @@ class ScriptedGeneration:
 
     def _rounds(self) -> Iterator[RoundOutput]:
         mode, prompt, wanted = self.request.sampling.seed, self.request.prompt_ids, self.request.sampling.max_tokens
+        while Path(os.environ.get(HOLD_VARIABLE, "/nonexistent")).exists():
+            time.sleep(0.005)
         for i in range(wanted):
             while not self._is_over():
                 if mode != QUIET and not (mode == HUSHED and i):

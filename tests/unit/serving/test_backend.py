@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from spec_cascade.errors import ConfigError, EngineError, QueueFullError
 from spec_cascade.serving import wire
-from spec_cascade.serving.errors import PassedOnError, UnavailableError
+from spec_cascade.serving.errors import PassedOnError, UnavailableError, as_told, told
 
 
 class TritonError:
@@ -24,7 +25,10 @@ class TritonError:
     INVALID_ARG, UNAVAILABLE, INTERNAL = "INVALID_ARG", "UNAVAILABLE", "INTERNAL"
 
     def __init__(self, message: str, code: str) -> None:
-        self.message, self.code = message, code
+        self.text, self.code = message, code
+
+    def message(self) -> str:
+        return self.text
 
 
 @dataclass
@@ -45,8 +49,20 @@ class Tensor:
 class InferenceResponse:
     """A response."""
 
-    output_tensors: list[Tensor] = field(default_factory=list)
-    error: TritonError | None = None
+    tensors: list[Tensor] = field(default_factory=list)
+    problem: TritonError | None = None
+
+    def __init__(self, output_tensors: list[Tensor] | None = None, error: TritonError | None = None) -> None:
+        self.tensors, self.problem = output_tensors or [], error
+
+    def output_tensors(self) -> list[Tensor]:
+        return self.tensors
+
+    def has_error(self) -> bool:
+        return self.problem is not None
+
+    def error(self) -> TritonError | None:
+        return self.problem
 
 
 @dataclass
@@ -55,12 +71,43 @@ class Request:
 
     tensors: list[Tensor]
     parameters_json: str = "{}"
+    cancelled: bool = False
 
     def inputs(self) -> list[Tensor]:
         return self.tensors
 
     def parameters(self) -> str:
         return self.parameters_json
+
+    def requested_output_names(self) -> list[str]:
+        return ["text_output"]
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
+
+
+@dataclass
+class InferenceRequest:
+    """A request of one model to another, answered by a class attribute."""
+
+    model_name: str
+    requested_output_names: list[str]
+    inputs: list[Tensor]
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    made: ClassVar[list[InferenceRequest]] = []
+    answers: ClassVar[list[InferenceResponse]] = []
+    seconds: ClassVar[float] = 0
+
+    def __post_init__(self) -> None:
+        self.made.append(self)
+
+    def exec(self, *, decoupled: bool) -> list[InferenceResponse]:
+        return [InferenceResponse()]
+
+    async def async_exec(self, *, decoupled: bool) -> list[InferenceResponse]:
+        await asyncio.sleep(self.seconds)
+        return self.answers
 
 
 @dataclass
@@ -81,10 +128,12 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Any:
     fake = ModuleType("triton_python_backend_utils")
     vars(fake).update(
         Tensor=Tensor,
+        InferenceRequest=InferenceRequest,
         InferenceResponse=InferenceResponse,
         TritonError=TritonError,
         TRITONSERVER_RESPONSE_COMPLETE_FINAL=1,
     )
+    monkeypatch.setattr(InferenceRequest, "made", [])
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
     monkeypatch.delitem(sys.modules, "spec_cascade.serving.backend", raising=False)
     yield importlib.import_module("spec_cascade.serving.backend")
@@ -121,11 +170,11 @@ def test_the_engine_directory_comes_from_the_environment_then_from_the_parameter
 def test_an_error_leaves_the_server_as_one_line_with_its_status(
     backend: Any, error: Exception, code: str, text: str
 ) -> None:
-    answered = backend.error_response(error).error
+    answered = backend.error_response(error).error()
     assert answered.code == code
-    assert text in answered.message
-    assert "\n" not in answered.message
-    assert "/a/path" not in answered.message
+    assert text in answered.text
+    assert "\n" not in answered.text
+    assert "/a/path" not in answered.text
 
 
 def test_a_request_is_read_by_its_fields(backend: Any) -> None:
@@ -142,8 +191,62 @@ def test_the_sender_marks_the_end_once(backend: Any) -> None:
     (response, flags), end = raw.sent
     assert response is not None
     assert flags == 0
-    assert [t.name() for t in response.output_tensors] == ["text_output", "token_ids"]
+    assert [t.name() for t in response.output_tensors()] == ["text_output", "token_ids"]
     assert end == (None, 1)
     assert sender.is_cancelled()
     sender.fail(QueueFullError("full"))
     assert raw.sent[-1][1] == 1
+
+
+PROMPT = Tensor("text_input", np.array([[b"hi"]], dtype=np.object_))
+STREAM = Tensor("stream", np.array([[True]]))
+
+
+def test_the_ensemble_is_asked_for_one_response_under_a_name(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = [Tensor("text_output", np.array([b"ho"], dtype=np.object_))]
+    monkeypatch.setattr(InferenceRequest, "answers", [InferenceResponse(answer), InferenceResponse()])
+    request = Request([PROMPT, STREAM], '{"stream": true, "max_tokens": 3}')
+    assert asyncio.run(backend.ask_ensemble(request)).output_tensors() == answer
+    (inner,) = InferenceRequest.made
+    assert (inner.model_name, inner.requested_output_names, inner.inputs) == ("ensemble", ["text_output"], [PROMPT])
+    token = inner.parameters.pop("unary_token")
+    assert len(token) == 32
+    assert inner.parameters == {"max_tokens": 3}
+
+
+def test_a_cancellation_is_passed_on_until_there_is_an_answer(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "UNARY_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(InferenceRequest, "answers", [InferenceResponse()])
+    monkeypatch.setattr(InferenceRequest, "seconds", 0.2)
+    with pytest.raises(PassedOnError, match="cancelled") as caught:
+        asyncio.run(backend.ask_ensemble(Request([PROMPT], cancelled=True)))
+    assert caught.value.status == "CANCELLED"
+    asked, *orders = InferenceRequest.made
+    assert len(orders) > 1
+    assert {order.model_name for order in orders} == {"cascade"}
+    assert orders[0].inputs[0].array.tolist() == [asked.parameters["unary_token"].encode()]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("top_p", 2, "a number in (0, 1]"),
+        QueueFullError("too many requests wait"),
+        EngineError("the engine failed"),
+        PassedOnError("the request was cancelled", "CANCELLED"),
+    ],
+)
+def test_the_status_of_the_ensembles_error_is_found_again(
+    backend: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The server hands a model the text of another model's error, and INTERNAL for every status."""
+    text, status = as_told(error)
+    lost = InferenceResponse(error=TritonError(f"in ensemble 'ensemble', {text}", "INTERNAL"))
+    monkeypatch.setattr(InferenceRequest, "answers", [lost])
+    with pytest.raises(PassedOnError) as caught:
+        asyncio.run(backend.ask_ensemble(Request([PROMPT])))
+    assert as_told(caught.value) == (text, status)
+
+
+def test_an_error_of_the_server_itself_is_not_the_clients() -> None:
+    assert told("Stub process 'cascade_0' is not healthy.").status == "INTERNAL"

@@ -187,6 +187,15 @@ def test_a_log_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
             TritonServer(tmp_path, log_file=tmp_path / "missing" / "log").start()
 
 
+def test_a_policy_that_is_not_there_is_named(tmp_path: Path) -> None:
+    from spec_cascade.engines import manifest
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest.Manifest, "read", lambda _directory: None)
+        with pytest.raises(ConfigError, match=r"policy = .*missing\.yaml.*a file"):
+            TritonServer(tmp_path, policy_file=tmp_path / "missing.yaml").start()
+
+
 def test_only_what_dead_processes_of_this_namespace_made_is_stale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,12 +50,14 @@ def test_names_types_shapes_and_optionality_are_the_wires(model: Any) -> None:
 
 
 @pytest.mark.parametrize("model", PYTHON_MODELS, ids=lambda m: m.name)
-def test_python_models_have_one_instance_and_take_an_engine_directory(model: PythonModel) -> None:
+def test_python_models_but_the_unary_have_one_instance_and_take_an_engine_directory(model: PythonModel) -> None:
     parsed = config(model.name)
+    is_unary = model.name == "ensemble_unary"
     assert parsed.backend == "python"
-    assert [group.count for group in parsed.instance_group] == [1]
-    assert parsed.parameters["engine_dir"].string_value == ""
-    assert parsed.model_transaction_policy.decoupled == (model.name != "preprocessing")
+    assert [group.count for group in parsed.instance_group] == [4 if is_unary else 1]
+    assert dict(parsed.parameters).keys() == (set() if is_unary else {"engine_dir"})
+    assert all(parameter.string_value == "" for parameter in parsed.parameters.values())
+    assert parsed.model_transaction_policy.decoupled == (model.name in ("cascade", "postprocessing"))
     assert (REPOSITORY / model.name / "1" / "model.py").is_file()
 
 
@@ -72,6 +74,12 @@ def test_the_ensemble_joins_tensors_of_one_type_and_shape() -> None:
     assert described(parsed.output).items() <= tensors.items()
 
 
+def test_the_unary_model_speaks_the_ensembles_wire() -> None:
+    unary, ensemble = config("ensemble_unary"), config("ensemble")
+    assert described(unary.input) == described(ensemble.input)
+    assert described(unary.output) == described(ensemble.output)
+
+
 def test_every_input_of_the_ensemble_reaches_a_model() -> None:
     steps = config("ensemble").ensemble_scheduling.step
     reached = {source for step in steps for source in step.input_map.values()}
@@ -81,6 +89,12 @@ def test_every_input_of_the_ensemble_reaches_a_model() -> None:
 def test_all_that_one_response_carries_comes_out_of_the_last_model() -> None:
     last = config("ensemble").ensemble_scheduling.step[-1]
     assert set(last.output_map.values()) == {f.name for f in ENSEMBLE.outputs}
+
+
+def test_no_client_is_told_the_name_by_which_a_request_is_cancelled() -> None:
+    """Nor may one give a name to a request of the ensemble but as a parameter, for its own."""
+    assert wire.REQUEST_TOKEN not in (*wire.ENSEMBLE_OUTPUTS, *wire.ENSEMBLE_INPUTS)
+    assert not {"request_token", "unary_token", "cancel_token"} & set(described(config("ensemble").output))
 
 
 def test_every_model_has_a_version_with_a_file_in_it() -> None:

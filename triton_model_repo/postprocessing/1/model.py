@@ -24,7 +24,7 @@ class TritonPythonModel:
 
     def _answer(self, request: Any, sender: ResponseSender) -> None:
         try:
-            fields = request_fields(request, wire.CASCADE_OUTPUTS, known=wire.ENSEMBLE_INPUTS)
+            fields = request_fields(request, wire.CASCADE_OUTPUTS, known=(*wire.ENSEMBLE_INPUTS, wire.UNARY_TOKEN))
             if request.is_cancelled() and "request_token" in fields:
                 cancel_request(str(fields["request_token"]))
             elif not is_heartbeat(fields):

@@ -27,11 +27,12 @@ class TritonPythonModel:
 
     def _answer(self, request: Any) -> Any:
         try:
-            fields = request_fields(request, wire.PROMPT_INPUTS, known=wire.ENSEMBLE_INPUTS)
+            fields = request_fields(request, (*wire.PROMPT_INPUTS, wire.UNARY_TOKEN), known=wire.ENSEMBLE_INPUTS)
             prompt = make_prompt(fields, self._tokenizer, self._longest_prompt)
         except Exception as error:  # answered to the client, and logged where it is not the client's fault
             return error_response(error)
-        values: dict[str, Any] = {"input_ids": prompt.token_ids, "request_token": secrets.token_hex(16)}
+        token = fields.get("unary_token") or secrets.token_hex(16)
+        values: dict[str, Any] = {"input_ids": prompt.token_ids, "request_token": token}
         if prompt.is_echoed:
             values["prompt_text"] = prompt.text
         return response(values, wire.PREPROCESSING_OUTPUTS)

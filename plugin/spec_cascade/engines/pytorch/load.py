@@ -33,7 +33,12 @@ def load_target(directory: Path, dtype: torch.dtype, device: torch.device) -> Pr
     """
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, attn_implementation=ATTENTION, local_files_only=True, use_safetensors=True
+            directory,
+            dtype=dtype,
+            attn_implementation=ATTENTION,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise EngineError(f"{directory.name}/ cannot be loaded: {error}") from error
@@ -112,7 +117,7 @@ def _whole_drafter(directory: Path, target: PreTrainedModel) -> PreTrainedModel:
     own = directory / WEIGHTS
     if own.is_file():
         tensors |= {k: v.to(target.device, target.dtype) for k, v in load_file(own).items()}
-    config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     with init_empty_weights(include_buffers=False):
         drafter: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=target.dtype, attn_implementation=ATTENTION

@@ -85,7 +85,7 @@ def open_pytorch(
 def _check(directory: Path, max_seq_len: int) -> None:
     """Refuse, before its weights are read, a model that the engine cannot run; its role is its directory's name."""
     try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise EngineError(f"{directory.name}/ cannot be loaded: {error}") from error
     check_config(config, directory.name)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from spec_cascade_build.pair_error import PairFileError
-
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from spec_cascade.errors import SpecCascadeError
 
 
 class _Loader(yaml.SafeLoader):
@@ -32,20 +32,25 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[object, object]:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def read_yaml(path: Path) -> object:
+def read_yaml(path: Path, what: str, error_class: type[SpecCascadeError]) -> object:
     """Read a YAML file.
 
+    Args:
+        path: The file.
+        what: What it is, for the error's text.
+        error_class: The error to raise.
+
     Raises:
-        PairFileError: It cannot be read, or is not YAML; the line is named.
+        SpecCascadeError: It cannot be read, or is not YAML; the line is named.
     """
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
-        raise PairFileError(f"{path}: no such pair file") from None
+        raise error_class(f"{path}: no such {what}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise PairFileError(f"{path} cannot be read: {error}") from None
+        raise error_class(f"{path} cannot be read: {error}") from None
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise PairFileError(f"{path}{line}: not valid YAML: {error.problem}") from None
+        raise error_class(f"{path}{line}: not valid YAML: {error.problem}") from None
     except yaml.YAMLError as error:
-        raise PairFileError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+        raise error_class(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
