@@ -8,13 +8,13 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from spec_cascade.errors import ConfigError, EngineError, QueueFullError
-from spec_cascade.serving import wire
+from spec_cascade.serving import metric_families, wire
 from spec_cascade.serving.errors import PassedOnError, UnavailableError
 
 
@@ -47,6 +47,48 @@ class InferenceResponse:
 
     output_tensors: list[Tensor] = field(default_factory=list)
     error: TritonError | None = None
+
+
+class TritonModelException(Exception):  # noqa: N818 - Triton's name
+    """The server refuses."""
+
+
+GONE: list[str] = []
+
+
+@dataclass(eq=False)
+class Metric:
+    """A series; it knows what its family is and, like Triton's, does not keep it."""
+
+    kind: int
+    description: str
+    labels: dict[str, str]
+    buckets: list[float] | None
+
+    def __del__(self) -> None:
+        GONE.append("metric")
+
+
+@dataclass(eq=False)
+class MetricFamily:
+    """A family."""
+
+    COUNTER, GAUGE, HISTOGRAM = range(3)
+    refused: ClassVar[bool] = False
+
+    name: str
+    description: str
+    kind: int
+
+    def __post_init__(self) -> None:
+        if self.refused:
+            raise TritonModelException("metrics not supported")
+
+    def __del__(self) -> None:
+        GONE.append("family")
+
+    def Metric(self, labels: dict[str, str], buckets: list[float] | None = None) -> Metric:  # noqa: N802 - Triton's name
+        return Metric(self.kind, self.description, labels, buckets)
 
 
 @dataclass
@@ -83,6 +125,8 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Any:
         Tensor=Tensor,
         InferenceResponse=InferenceResponse,
         TritonError=TritonError,
+        TritonModelException=TritonModelException,
+        MetricFamily=MetricFamily,
         TRITONSERVER_RESPONSE_COMPLETE_FINAL=1,
     )
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
@@ -147,3 +191,37 @@ def test_the_sender_marks_the_end_once(backend: Any) -> None:
     assert sender.is_cancelled()
     sender.fail(QueueFullError("full"))
     assert raw.sent[-1][1] == 1
+
+
+ARGUMENTS = {"model_name": "cascade", "model_version": "1"}
+
+
+def test_a_series_is_made_once_with_its_labels(backend: Any) -> None:
+    registry = backend.open_registry(ARGUMENTS)
+    requests = registry.metric(metric_families.REQUESTS, "stop", "strict")
+    assert requests.labels == {"finish_reason": "stop", "rule": "strict", "model": "cascade", "version": "1"}
+    assert (requests.kind, requests.description) == (MetricFamily.COUNTER, metric_families.REQUESTS.meaning)
+    assert registry.metric(metric_families.REQUESTS, "stop", "strict") is requests
+    assert registry.metric(metric_families.REQUESTS, "length", "strict") is not requests
+    waited = registry.metric(metric_families.QUEUE_TIME)
+    assert (waited.kind, waited.buckets) == (MetricFamily.HISTOGRAM, list(metric_families.QUEUE_TIME.buckets))
+    with pytest.raises(ValueError, match="shorter"):
+        registry.metric(metric_families.REQUESTS, "stop")
+
+
+def test_metrics_go_before_their_families(backend: Any) -> None:
+    registry = backend.open_registry(ARGUMENTS)
+    registry.metric(metric_families.REQUESTS, "stop", "strict")
+    GONE.clear()
+    registry.close()
+    assert sorted(GONE, reverse=True) == GONE
+    assert GONE.count("family") == len(metric_families.FAMILIES)
+    assert GONE.count("metric") == 1 + sum(not family.labels for family in metric_families.FAMILIES)
+
+
+def test_a_server_without_metrics_is_served_without(
+    backend: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(MetricFamily, "refused", True)
+    assert backend.open_registry(ARGUMENTS) is None
+    assert "serving without metrics: metrics not supported" in caplog.text

@@ -6,7 +6,7 @@ from typing import Any
 
 from spec_cascade.engines import open_engine
 from spec_cascade.serving import wire
-from spec_cascade.serving.backend import ResponseSender, engine_dir, request_fields
+from spec_cascade.serving.backend import ResponseSender, engine_dir, open_registry, request_fields
 from spec_cascade.serving.live import LiveRequests
 from spec_cascade.serving.parse import parse_cascade_request
 
@@ -16,7 +16,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Start the engine."""
-        self._live = LiveRequests(open_engine(engine_dir(args)))
+        self._live = LiveRequests(open_engine(engine_dir(args)), open_registry(args))
 
     def execute(self, requests: list[Any]) -> None:
         """Hand each request to the engine; its responses are sent from threads."""
