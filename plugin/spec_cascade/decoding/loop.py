@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_REMEMBERED_ROUNDS = 1024
+REMEMBERED_ROUNDS = 1024
 """Judged rounds whose time is kept for whoever asks: many more than pass between two looks."""
 
 
@@ -75,7 +75,7 @@ class DecodingLoop:
         self._device = device
         self._statistics = EngineStatistics()
         self._statistics_lock = Lock()
-        self._verify_seconds: deque[float] = deque(maxlen=_REMEMBERED_ROUNDS)
+        self._verify_seconds: deque[float] = deque(maxlen=REMEMBERED_ROUNDS)
         self._commit_seconds = 0.0
 
     @torch.inference_mode()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from spec_cascade.rules import DeferralRule
     from spec_cascade.serving.metric_families import Family
 
+    Series = tuple[Family, tuple[str, ...]]  # with the values of its labels
+
 log = logging.getLogger(__name__)
 
 MOST_USER_RULES = 16
@@ -66,10 +68,10 @@ class CascadeMetrics:
         self._registry = registry
         self._failed = False
         self._lock = Lock()
-        self._counts: Counter[tuple[Family, tuple[str, ...]]] = Counter()
+        self._counts: Counter[Series] = Counter()
         self._observations: list[tuple[Family, float]] = []
         self._user_rules: set[str] = set()
-        self._gauges: dict[tuple[Family, tuple[str, ...]], float] = {}
+        self._gauges: dict[Series, float] = {}
         self._drafter_failures = 0
         self._judged_rounds = 0
 
@@ -135,7 +137,7 @@ class CascadeMetrics:
 
     def _set_gauges(self, registry: Registry, statistics: EngineStatistics) -> None:
         kv = statistics.kv
-        values: dict[tuple[Family, tuple[str, ...]], float] = {
+        values: dict[Series, float] = {
             (families.RUNNING, ()): statistics.num_running,
             (families.WAITING, ()): statistics.num_waiting,
             (families.SLOTS, ()): statistics.num_slots,
@@ -146,8 +148,9 @@ class CascadeMetrics:
             (families.KV_BLOCKS, ("used",)): kv.num_used_blocks,
             (families.KV_BLOCKS, ("max",)): kv.num_blocks,
         }
-        for (family, labels), value in values.items():
-            if self._gauges.get((family, labels)) != value:
+        for series, value in values.items():
+            if self._gauges.get(series) != value:
+                family, labels = series
                 registry.metric(family, *labels).set(value)
         self._gauges = values
 

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from spec_cascade.decoding.loop import REMEMBERED_ROUNDS
 from spec_cascade.decoding.request import FinishReason, RoundOutput, TokenSource
 from spec_cascade.decoding.statistics import EngineStatistics, KvUse, RequestStatistics
 from spec_cascade.rules import parse_rule
 from spec_cascade.rules.baseline import Strict
 from spec_cascade.rules.registry import BUILT_IN
 from spec_cascade.serving import metric_families as families
+from spec_cascade.serving.live import WATCH_SECONDS
 from spec_cascade.serving.metric_families import FAMILIES, Family
 from spec_cascade.serving.metrics import MOST_USER_RULES, OTHER_RULES, CascadeMetrics
 from tests.dashboard import dashboard, queried, queries_of
@@ -25,7 +27,7 @@ from tests.unit.serving.recording_registry import RecordingRegistry
 DRAFTER, RESIDUAL, BONUS, TARGET = TokenSource
 NOTHING = EngineStatistics()
 BY_NAME = {family.name: family for family in FAMILIES}
-TABLE = (Path(__file__).parents[3] / "docs/metrics.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[3] / "docs/metrics.md").read_text(encoding="utf-8")
 
 
 class Clock:
@@ -269,11 +271,20 @@ def test_a_family_keeps_to_the_conventions(family: Family) -> None:
 
 
 def test_the_documented_table_is_the_code() -> None:
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in TABLE.splitlines() if "| `" in line]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in TEXT.splitlines() if "| `" in line]
     documented = [(name.strip("`"), kind, tuple(re.findall(r"`(\w+)`", labels)), meaning)
                   for name, kind, labels, meaning, _ in rows]  # fmt: skip
     assert documented == [(f.name, f.kind, f.labels, f.meaning) for f in FAMILIES]
     assert all(formula for *_, formula in rows)
+
+
+def test_the_documented_numbers_are_the_codes() -> None:
+    text = " ".join(TEXT.split())
+    assert f"the first {MOST_USER_RULES} have a label of their own and the rest share `{OTHER_RULES}`" in text
+    assert f"published every {1000 * WATCH_SECONDS:.0f} ms" in text
+    assert f"of more than {REMEMBERED_ROUNDS} between two looks" in text
+    assert all(f"`{reason.value}`" in text for reason in FinishReason)
+    assert all(f"`{source.name.lower()}`" in text for source in TokenSource)
 
 
 def test_the_dashboard_asks_for_all_that_is_published_and_for_nothing_else() -> None:
