@@ -93,6 +93,7 @@ class Statistics:
         num_residual_tokens: Tokens drawn from the residual.
         num_bonus_tokens: Bonus tokens.
         num_deferrals: Drafted positions at which the rule deferred to the target.
+        queue_seconds: What it waited for a slot.
         seconds: Of the rounds that the request lived in, by what the server waited for: draft, score, verify, host.
         seed: What the request's draws came from; ask for it again to get the same output.
     """
@@ -118,6 +119,7 @@ class Statistics:
     num_bonus_tokens: int = 0
     num_deferrals: int = 0
     # Measured: two requests that did the same are the same, whatever time they took.
+    queue_seconds: float = field(default=0.0, compare=False)
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
     seed: int | None = None
 

@@ -9,6 +9,7 @@ draft step, where it costs nothing, instead of in a forward of its own.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from copy import deepcopy
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from spec_cascade.decoding.stop import StopConditions
 
 log = logging.getLogger(__name__)
+
+REMEMBERED_ROUNDS = 1024
+"""Judged rounds whose time is kept for whoever asks: many more than pass between two looks."""
 
 
 class DecodingLoop:
@@ -71,6 +75,7 @@ class DecodingLoop:
         self._device = device
         self._statistics = EngineStatistics()
         self._statistics_lock = Lock()
+        self._verify_seconds: deque[float] = deque(maxlen=REMEMBERED_ROUNDS)
         self._commit_seconds = 0.0
 
     @torch.inference_mode()
@@ -184,6 +189,9 @@ class DecodingLoop:
         with self._statistics_lock:
             self._statistics.num_rounds += 1
             self._statistics.seconds.add(watch.timings)
+            if any(scored.proposal.lengths):
+                self._statistics.num_judged_rounds += 1
+                self._verify_seconds.append(watch.timings.verify)
         if scored.is_decode_step and scored.sequences:
             # Prompts would tell the steps too dear, and a row of a draft as well: hundreds of tokens keep a processor
             # busy, the few of a block ride on the reading of the weights.
@@ -264,6 +272,7 @@ class DecodingLoop:
         """A copy of the totals over the ended requests; may be taken by any thread."""
         with self._statistics_lock:
             copy = deepcopy(self._statistics)
+            copy.verify_seconds = tuple(self._verify_seconds)
         copy.cost_ratio = self.policy.costs.ratio
         return copy
 
@@ -271,6 +280,7 @@ class DecodingLoop:
         """Begin to count anew: what ran so far was no client's."""
         with self._statistics_lock:
             self._statistics = EngineStatistics()
+            self._verify_seconds.clear()
 
 
 def _count(sequence: Sequence, block: Block, sources: list[TokenSource]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from threading import Condition
 from typing import TYPE_CHECKING
@@ -48,6 +49,7 @@ class Scheduler:
                 raise QueueFullError(
                     f"{len(self._waiting)} requests wait, the limit is {self._max_queue_size}: try again later"
                 )
+            sequence.submitted = time.monotonic()
             self._waiting.append(sequence)
             self._changed.notify()
 
@@ -67,6 +69,7 @@ class Scheduler:
         with self._changed:
             while self._waiting and len(self.running) < self._max_batch_size:
                 sequence = self._waiting.popleft()
+                _count_wait(sequence)
                 sequence.slot = len(self.running)
                 self.running.append(sequence)
 
@@ -76,6 +79,7 @@ class Scheduler:
             dropped = [s for s in self._waiting if everything or s.end_reason is not None]
             for sequence in dropped:
                 self._waiting.remove(sequence)
+                _count_wait(sequence)
         return dropped
 
     def release(self, sequence: Sequence) -> tuple[int, int]:
@@ -91,3 +95,7 @@ class Scheduler:
             self.running[destination] = last
         sequence.slot = -1
         return source, destination
+
+
+def _count_wait(sequence: Sequence) -> None:
+    sequence.statistics.queue_seconds = time.monotonic() - sequence.submitted

@@ -27,6 +27,7 @@ class Sequence:
         token_ids: Prompt and output. The newest token is in no KV cache yet; all others are in the target's once the
             prompt has been processed.
         shaping: What the request does to both models' logits; None is nothing.
+        submitted: When it was queued, on `time.monotonic`'s clock.
         deadline: When it ends at the latest, on `time.monotonic`'s clock; None is never.
         speculates: Whether the drafter follows it in this round.
         slot: Its slot in the KV caches; -1 while it waits.
@@ -39,6 +40,7 @@ class Sequence:
     draft_length: int
     token_ids: list[int]
     shaping: Shaping | None = None
+    submitted: float = 0.0
     deadline: float | None = None
     speculates: bool = False
     slot: int = -1

@@ -53,6 +53,7 @@ class RequestStatistics:
         num_deferrals: Drafted positions, up to and including the first rejected one, at which the rule deferred.
         acceptance_histogram: Index j counts the speculative steps that kept exactly j drafted tokens.
         drafted_per_position: Index j counts the speculative steps that drafted a token at position j.
+        queue_seconds: From submission until it got a slot, or ended without one.
         seconds: Of the rounds that the request lived in.
     """
 
@@ -72,6 +73,7 @@ class RequestStatistics:
     num_deferrals: int = 0
     acceptance_histogram: list[int] = field(default_factory=list)
     drafted_per_position: list[int] = field(default_factory=list)
+    queue_seconds: float = 0.0
     seconds: Timings = field(default_factory=Timings)
 
     @property
@@ -132,6 +134,7 @@ class RequestStatistics:
             "num_residual_tokens": self.num_residual_tokens,
             "num_bonus_tokens": self.num_bonus_tokens,
             "num_deferrals": self.num_deferrals,
+            "queue_seconds": self.queue_seconds,
             "seconds": asdict(self.seconds),
         }
 
@@ -147,6 +150,23 @@ def _add_counts(counts: list[int], more: list[int]) -> None:
 
 
 @dataclass(slots=True)
+class KvUse:
+    """What the target's KV cache holds; a block is what a request takes at a time.
+
+    Attributes:
+        tokens_per_block: Tokens that a block has room for.
+        num_used_blocks: Blocks that requests have taken.
+        num_blocks: Blocks in all.
+        num_tokens: Tokens whose keys and values are held.
+    """
+
+    tokens_per_block: int = 0
+    num_used_blocks: int = 0
+    num_blocks: int = 0
+    num_tokens: int = 0
+
+
+@dataclass(slots=True)
 class EngineStatistics:
     """Totals of an engine since its start, and what it holds now.
 
@@ -157,10 +177,13 @@ class EngineStatistics:
         num_finished: Ended requests by finish reason.
         num_rounds: Rounds so far.
         num_drafter_failures: Rounds that lost their drafts because the drafter failed; they went on without.
+        num_judged_rounds: Rounds in which drafts were judged.
+        verify_seconds: How long that took, in each of the latest such rounds, the newest last.
+        kv: What the KV cache holds now.
         cost_ratio: c: a forward of the drafter over one of the target, as measured; 0 while it is not.
         seconds: Of all rounds, each counted once.
         totals: Sums over the ended requests; its ``rule``, ``lossy`` and ``num_spec_tokens`` mean nothing, and its
-            ``seconds`` stay 0.
+            ``seconds`` and ``queue_seconds`` stay 0.
     """
 
     num_running: int = 0
@@ -169,6 +192,9 @@ class EngineStatistics:
     num_finished: dict[str, int] = field(default_factory=dict)
     num_rounds: int = 0
     num_drafter_failures: int = 0
+    num_judged_rounds: int = 0
+    verify_seconds: tuple[float, ...] = ()
+    kv: KvUse = field(default_factory=KvUse)
     cost_ratio: float = 0.0
     seconds: Timings = field(default_factory=Timings)
     totals: RequestStatistics = field(default_factory=RequestStatistics)

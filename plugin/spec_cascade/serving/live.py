@@ -1,7 +1,7 @@
 """Live requests: each engine output is sent as it comes, and a client that goes away is noticed.
 
 Each live request has a thread that waits for its rounds and sends them. One more thread, the watch, looks after all:
-it finds out whether a request was cancelled, also while the engine is quiet.
+it finds out whether a request was cancelled, also while the engine is quiet, and publishes the metrics.
 
 The server tells a model of an *ensemble* nothing of the ensemble's client: cancellation reaches only steps that are
 scheduled later. So a request with a token gets heartbeats: responses without content for postprocessing, which are
@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from spec_cascade.decoding.request import FinishReason
 from spec_cascade.errors import EngineError
 from spec_cascade.serving.errors import UnavailableError
+from spec_cascade.serving.metrics import CascadeMetrics
 from spec_cascade.serving.responses import ResponseBuilder, failure, heartbeat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from spec_cascade.engines.protocol import Engine, Generation
+    from spec_cascade.serving.metrics import Registry, RequestMeter
     from spec_cascade.serving.parse import CascadeRequest
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class _Live:
     request: CascadeRequest
     generation: Generation
     sender: Sender
+    meter: RequestMeter
     lock: Lock = field(default_factory=Lock)
     is_finished: bool = False
     is_cancelled: bool = False
@@ -93,11 +96,16 @@ class LiveRequests:
     """All requests that an engine is working on or that wait for it.
 
     The engine bounds them: it refuses a request when too many wait.
+
+    Args:
+        engine: Does the work.
+        registry: Where its metrics are published; None publishes none.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, registry: Registry | None = None) -> None:
         limits = engine.limits
         self._engine = engine
+        self._metrics = CascadeMetrics(registry)
         self._live: set[_Live] = set()
         self._lock = Lock()
         self._closing = Event()
@@ -117,7 +125,8 @@ class LiveRequests:
             generation = self._engine.submit(request.generation)
         except EngineError as error:
             raise UnavailableError("the engine is shutting down") from error
-        live = _Live(request, generation, sender)
+        meter = self._metrics.meter(request.generation.rule or self._engine.limits.default_rule)
+        live = _Live(request, generation, sender, meter)
         with self._lock:
             self._live.add(live)
         self._forwarders.submit(self._forward, live)
@@ -135,6 +144,7 @@ class LiveRequests:
         self._engine.close()
         self._forwarders.shutdown()
         self._watch.join()
+        self._metrics.close()
 
     def _forward(self, live: _Live) -> None:
         error: Exception | None = None
@@ -143,6 +153,7 @@ class LiveRequests:
         except Exception as defect:  # whatever it is, the client must get an answer and the request must end
             log.exception("a request failed while its responses were sent")
             live.generation.cancel()
+            live.meter.fail()
             error = EngineError("the server failed; see its log")
             error.__cause__ = defect
         finally:
@@ -154,6 +165,7 @@ class LiveRequests:
         """Send each round until the last; return the error that ended the request, if one did."""
         builder = ResponseBuilder(live.request)
         for output in live.generation:
+            live.meter.add(output)
             if output.finish_reason is FinishReason.CANCELLED:
                 return None if live.is_cancelled else UnavailableError("the engine is shutting down")
             if output.finish_reason is FinishReason.ERROR:
@@ -165,6 +177,7 @@ class LiveRequests:
 
     def _look_after(self) -> None:
         while not self._closing.wait(WATCH_SECONDS):
+            self._metrics.publish(self._engine.statistics())
             with self._lock:
                 all_live = list(self._live)
             for live in all_live:

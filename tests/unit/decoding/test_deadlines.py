@@ -24,7 +24,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr("spec_cascade.decoding.sequence.time", SimpleNamespace(monotonic=made.monotonic))
+    for module in ("sequence", "scheduler"):
+        monkeypatch.setattr(f"spec_cascade.decoding.{module}.time", SimpleNamespace(monotonic=made.monotonic))
     return made
 
 
@@ -74,6 +75,18 @@ def test_a_deadline_ends_a_waiting_request_and_lets_the_next_one_in(clock: Clock
     assert late.num_emitted == 0
     bench.run()
     assert patient.num_emitted == 8
+
+
+def test_the_wait_for_a_slot_is_counted_whether_or_not_it_comes(clock: Clock) -> None:
+    bench = Bench(batch=1)
+    first = bench.add(prompt(4), max_tokens=8)
+    bench.step()
+    late = bench.add(prompt(4, 1), max_tokens=8, deadline=clock.now + 2)
+    patient = bench.add(prompt(4, 2), max_tokens=8)
+    clock.now += 3
+    bench.run()
+    clock.now += 1
+    assert [s.statistics.queue_seconds for s in (first, late, patient)] == [0, 3, 3]
 
 
 def test_a_request_that_finishes_in_time_is_not_late(clock: Clock) -> None:

@@ -150,6 +150,22 @@ def test_a_full_queue_refuses() -> None:
     bench.run()
 
 
+def test_the_time_of_each_round_that_judged_drafts_is_kept() -> None:
+    bench = Bench()
+    bench.add(prompt(4), max_tokens=6, draft_length=0)
+    bench.run()
+    assert bench.loop.statistics().num_judged_rounds == 0
+    assert bench.loop.statistics().verify_seconds == ()
+    drafted = bench.add(prompt(4, 1), max_tokens=30)
+    bench.run()
+    statistics = bench.loop.statistics()
+    assert statistics.num_judged_rounds == drafted.statistics.num_spec_steps > 1
+    assert len(statistics.verify_seconds) == statistics.num_judged_rounds
+    assert 0 < sum(statistics.verify_seconds) < statistics.seconds.verify
+    bench.loop.reset_statistics()
+    assert bench.loop.statistics().verify_seconds == ()
+
+
 def test_prompts_do_not_tell_what_a_token_of_a_decode_round_costs() -> None:
     """Hundreds of tokens take time in proportion; those of a block nearly none: one line through both is wrong."""
     bench = Bench()

@@ -156,6 +156,20 @@ def test_close_ends_every_generation_and_the_thread_whatever_the_phase(phase: st
     faulty.engine.close()
 
 
+def test_a_request_takes_a_block_of_the_cache_until_it_ends(faulty: FaultyEngine) -> None:
+    held = Held(faulty, "running")
+    assert held.reached.wait(30)
+    kv = faulty.engine.statistics().kv
+    assert (kv.tokens_per_block, kv.num_used_blocks, kv.num_blocks) == (faulty.engine.limits.max_seq_len, 1, 1)
+    assert kv.num_tokens == sum(faulty.target.cache.lengths) > 6
+    held.generations[0].cancel()
+    held.go.set()
+    assert list(held.generations[0])[-1].finish_reason is FinishReason.CANCELLED
+    assert_empty(faulty)
+    kv = faulty.engine.statistics().kv
+    assert (kv.num_used_blocks, kv.num_blocks, kv.num_tokens) == (0, 1, 0)
+
+
 def test_an_idle_engine_closes(faulty: FaultyEngine) -> None:
     faulty.engine.close()
     assert not faulty.engine._thread.is_alive()

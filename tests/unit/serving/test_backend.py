@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from spec_cascade.errors import ConfigError, EngineError, QueueFullError
-from spec_cascade.serving import wire
+from spec_cascade.serving import metric_families, wire
 from spec_cascade.serving.errors import PassedOnError, UnavailableError, as_told, told
 
 
@@ -63,6 +63,48 @@ class InferenceResponse:
 
     def error(self) -> TritonError | None:
         return self.problem
+
+
+class TritonModelException(Exception):  # noqa: N818 - Triton's name
+    """The server refuses."""
+
+
+GONE: list[str] = []
+
+
+@dataclass(eq=False)
+class Metric:
+    """A series; it knows what its family is and, like Triton's, does not keep it."""
+
+    kind: int
+    description: str
+    labels: dict[str, str]
+    buckets: list[float] | None
+
+    def __del__(self) -> None:
+        GONE.append("metric")
+
+
+@dataclass(eq=False)
+class MetricFamily:
+    """A family."""
+
+    COUNTER, GAUGE, HISTOGRAM = range(3)
+    refused: ClassVar[bool] = False
+
+    name: str
+    description: str
+    kind: int
+
+    def __post_init__(self) -> None:
+        if self.refused:
+            raise TritonModelException("metrics not supported")
+
+    def __del__(self) -> None:
+        GONE.append("family")
+
+    def Metric(self, labels: dict[str, str], buckets: list[float] | None = None) -> Metric:  # noqa: N802 - Triton's name
+        return Metric(self.kind, self.description, labels, buckets)
 
 
 @dataclass
@@ -131,6 +173,8 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Any:
         InferenceRequest=InferenceRequest,
         InferenceResponse=InferenceResponse,
         TritonError=TritonError,
+        TritonModelException=TritonModelException,
+        MetricFamily=MetricFamily,
         TRITONSERVER_RESPONSE_COMPLETE_FINAL=1,
     )
     monkeypatch.setattr(InferenceRequest, "made", [])
@@ -250,3 +294,35 @@ def test_the_status_of_the_ensembles_error_is_found_again(
 
 def test_an_error_of_the_server_itself_is_not_the_clients() -> None:
     assert told("Stub process 'cascade_0' is not healthy.").status == "INTERNAL"
+ARGUMENTS = {"model_name": "cascade", "model_version": "1"}
+
+
+def test_a_series_is_made_once_with_its_labels(backend: Any) -> None:
+    registry = backend.open_registry(ARGUMENTS)
+    requests = registry.metric(metric_families.REQUESTS, "stop", "strict")
+    assert requests.labels == {"finish_reason": "stop", "rule": "strict", "model": "cascade", "version": "1"}
+    assert (requests.kind, requests.description) == (MetricFamily.COUNTER, metric_families.REQUESTS.meaning)
+    assert registry.metric(metric_families.REQUESTS, "stop", "strict") is requests
+    assert registry.metric(metric_families.REQUESTS, "length", "strict") is not requests
+    waited = registry.metric(metric_families.QUEUE_TIME)
+    assert (waited.kind, waited.buckets) == (MetricFamily.HISTOGRAM, list(metric_families.QUEUE_TIME.buckets))
+    with pytest.raises(ValueError, match="shorter"):
+        registry.metric(metric_families.REQUESTS, "stop")
+
+
+def test_metrics_go_before_their_families(backend: Any) -> None:
+    registry = backend.open_registry(ARGUMENTS)
+    registry.metric(metric_families.REQUESTS, "stop", "strict")
+    GONE.clear()
+    registry.close()
+    assert sorted(GONE, reverse=True) == GONE
+    assert GONE.count("family") == len(metric_families.FAMILIES)
+    assert GONE.count("metric") == 1 + sum(not family.labels for family in metric_families.FAMILIES)
+
+
+def test_a_server_without_metrics_is_served_without(
+    backend: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(MetricFamily, "refused", True)
+    assert backend.open_registry(ARGUMENTS) is None
+    assert "serving without metrics: metrics not supported" in caplog.text

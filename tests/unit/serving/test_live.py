@@ -13,9 +13,12 @@ import pytest
 from spec_cascade.decoding.request import GenerationRequest
 from spec_cascade.decoding.sampling import SamplingParams
 from spec_cascade.errors import ConfigError, EngineError, QueueFullError
+from spec_cascade.rules import parse_rule
+from spec_cascade.serving import metric_families as families
 from spec_cascade.serving.errors import UnavailableError
 from spec_cascade.serving.live import HEARTBEAT_SECONDS, LiveRequests
 from spec_cascade.serving.parse import CascadeRequest
+from tests.unit.serving.recording_registry import RecordingRegistry
 from tests.unit.serving.scripted import ECHO, FAIL, HUSHED, QUIET, RAISE, SLOW, ScriptedEngine
 
 
@@ -59,9 +62,9 @@ def request(seed: int, *, tokens: int = 5, stream: bool = True, token: str = "",
 
 
 @contextmanager
-def serving() -> Iterator[tuple[ScriptedEngine, LiveRequests]]:
+def serving(registry: RecordingRegistry | None = None) -> Iterator[tuple[ScriptedEngine, LiveRequests]]:
     engine = ScriptedEngine()
-    live = LiveRequests(engine)
+    live = LiveRequests(engine, registry)
     try:
         yield engine, live
     finally:
@@ -230,3 +233,48 @@ def test_many_requests_at_a_time_all_end() -> None:
             live.start(request(ECHO, tokens=20, token=f"t{i}"), senders[-1])
         assert all(sender.ended.wait(5) for sender in senders)
         assert all(len(sender.rounds) == 20 for sender in senders)
+
+
+def test_every_end_of_a_request_is_counted_once() -> None:
+    registry = RecordingRegistry()
+    with serving(registry) as (engine, live):
+        seeds = {ECHO: "length", FAIL: "error", RAISE: "error", HUSHED: "cancelled", QUIET: "cancelled"}
+        senders = {seed: RecordingSender() for seed in seeds}
+        for seed, sender in senders.items():
+            live.start(request(seed, rule=parse_rule("token_v3:alpha=0.5") if seed == ECHO else None), sender)
+        eventually(lambda: registry.of(families.RUNNING) == {(): 2})
+        for seed in (HUSHED, QUIET):
+            senders[seed].client_gone = True
+        eventually(lambda: sum(registry.of(families.REQUESTS).values()) == 5)
+        assert registry.of(families.REQUESTS) == {
+            ("length", "token_v3"): 1,
+            ("error", "strict"): 2,
+            ("cancelled", "strict"): 2,
+        }
+        assert registry.of(families.OUTPUT_TOKENS) == {("target",): sum(len(s.rounds) for s in senders.values())}
+        eventually(lambda: registry.of(families.RUNNING) == {(): engine.live} == {(): 0})
+    assert registry.is_closed
+    assert len(registry.threads) == 1
+
+
+def test_what_is_refused_is_not_counted() -> None:
+    registry = RecordingRegistry()
+    with serving(registry) as (_, live):
+        with pytest.raises(ConfigError, match="draft_length"):
+            live.start(request(ECHO, draft_length=99), RecordingSender())
+        live.start(request(ECHO), RecordingSender())
+        eventually(lambda: registry.of(families.REQUESTS) == {("length", "strict"): 1})
+
+
+def test_a_client_that_cannot_be_answered_is_an_error() -> None:
+    class Unanswerable(RecordingSender):
+        def send(self, values: Any) -> None:
+            raise RuntimeError("the pipe is broken")
+
+    registry = RecordingRegistry()
+    with serving(registry) as (_, live):
+        live.start(request(ECHO, tokens=1), Unanswerable())
+        live.start(request(ECHO, tokens=2), Unanswerable())
+        eventually(lambda: sum(registry.of(families.REQUESTS).values()) == 2)
+        # The first had ended when it was to be sent.
+        assert registry.of(families.REQUESTS) == {("length", "strict"): 1, ("error", "strict"): 1}

@@ -13,7 +13,7 @@ from spec_cascade.decoding.request import AUTO, FinishReason
 from spec_cascade.decoding.scheduler import Scheduler
 from spec_cascade.decoding.sequence import Sequence
 from spec_cascade.decoding.shaping import Shaping
-from spec_cascade.decoding.statistics import EngineStatistics, RequestStatistics
+from spec_cascade.decoding.statistics import EngineStatistics, KvUse, RequestStatistics
 from spec_cascade.decoding.warm_up import warm_up
 from spec_cascade.engines.pytorch.workers import release_workers
 from spec_cascade.errors import ConfigError, EngineError
@@ -135,6 +135,7 @@ class PytorchEngine:
         snapshot.num_running = len(self._scheduler.running)
         snapshot.num_waiting = self._scheduler.num_waiting
         snapshot.num_slots = self._limits.max_batch_size
+        snapshot.kv = self._kv_use()
         return snapshot
 
     def close(self) -> None:
@@ -143,6 +144,16 @@ class PytorchEngine:
             self._closing = True
         self._scheduler.wake()
         self._thread.join()
+
+    def _kv_use(self) -> KvUse:
+        # A request takes a whole slot, however few tokens are in it.
+        slots = self._limits.max_batch_size
+        return KvUse(
+            tokens_per_block=self._limits.max_seq_len,
+            num_used_blocks=len(self._scheduler.running),
+            num_blocks=slots,
+            num_tokens=sum(self._loop.target.length(slot) for slot in range(slots)),
+        )
 
     def _sequence(self, request: GenerationRequest, rule: DeferralRule) -> Sequence:
         chosen = self._limits.default_draft_length if request.draft_length is None else request.draft_length
