@@ -87,7 +87,9 @@ def failure(address: Address, error: Any) -> ClientError:
         return from_server(text, InvalidRequestError)
     if code in UNAVAILABLE:
         if text.startswith(NO_CONNECTION):
-            return NoConnectionError(str(address), text.rpartition(": ")[2].rstrip("]"))
+            # Of a failed handshake gRPC says that the connecting before it went well.
+            reason = text.removesuffix(": OK").rpartition(": ")[2].rstrip("]")
+            return NoConnectionError(str(address), reason)
         return from_server(text, UnavailableError)
     return from_server(text or f"the server answered with gRPC status {code.name}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import ssl
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,8 @@ def reason(error: Exception) -> str:
     """What a user is told of an error of the connection."""
     if isinstance(error, HTTPException):
         return "the reply broke off"
-    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+    # Of an encrypted connection, and of a name's look-up, the numbers mean something else.
+    if isinstance(error, OSError) and not isinstance(error, (ssl.SSLError, socket.gaierror)) and error.errno:
         return os.strerror(error.errno)
     return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
 

@@ -29,6 +29,7 @@ class Pump(Generic[T]):
         self._clock = clock
         self._queue: asyncio.Queue[T | Exception | None] = asyncio.Queue()
         self._task = asyncio.get_running_loop().create_task(self._run(source))
+        self._task.add_done_callback(self._end)
 
     async def next(self) -> T | None:
         """Wait for the next item; None after the last.
@@ -37,6 +38,8 @@ class Pump(Generic[T]):
             ClientError: It took too long.
             Exception: What the source raised.
         """
+        if self._task.done() and self._queue.empty():
+            return None
         # Not asyncio.wait_for: before Python 3.12 it can swallow a cancellation.
         getting = asyncio.ensure_future(self._queue.get())
         try:
@@ -51,18 +54,16 @@ class Pump(Generic[T]):
         return item
 
     def stop(self) -> None:
-        """Take no more; a wait ends as after the last item. Idempotent."""
+        """Take no more, and end a wait. Idempotent."""
         if not self._task.get_loop().is_closed():
-            self._queue.put_nowait(None)
             self._task.cancel()
 
     async def _run(self, source: AsyncIterable[T]) -> None:
         try:
             async for item in source:
                 self._queue.put_nowait(item)
-            self._queue.put_nowait(None)
-        except asyncio.CancelledError:  # grpc raises it when the channel closes
-            self._queue.put_nowait(UnavailableError("the client was closed"))
-            raise
         except Exception as error:  # whatever it is, it is for whoever waits
             self._queue.put_nowait(error)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._queue.put_nowait(UnavailableError("the stream was closed") if task.cancelled() else None)

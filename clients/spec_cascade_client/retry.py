@@ -40,4 +40,6 @@ class Retry:
 
         By chance: clients that were refused together do not come back together.
         """
-        return float(min(self.longest_pause, self.pause * 2 ** (failures - 1))) * random.uniform(0.5, 1)
+        # More doublings than these would only overflow.
+        doubled = self.pause * 2.0 ** min(failures - 1, 60)
+        return min(self.longest_pause, doubled) * random.uniform(0.5, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import aiohttp
 
@@ -32,6 +33,8 @@ class AsyncHttpTransport:
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout)
         self._ssl = http_wire.ssl_context(tls) if address.encrypted else True
         self._session: aiohttp.ClientSession | None = None
+        # Closing the session breaks the connections, but wakes nobody who reads from them.
+        self._running: WeakSet[AsyncHttpResponses] = WeakSet()
         self._closed = False
 
     def send(self, request: Request) -> AsyncHttpResponses:
@@ -41,11 +44,15 @@ class AsyncHttpTransport:
         if self._session is None:
             connector = aiohttp.TCPConnector(ssl=self._ssl, force_close=True, limit=0)
             self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
-        return AsyncHttpResponses(self._address, self._bodies(self._session, request), request.clock)
+        responses = AsyncHttpResponses(self._address, self._bodies(self._session, request), request.clock)
+        self._running.add(responses)
+        return responses
 
     async def close(self) -> None:
-        """Break the connections."""
+        """Cancel what still runs and break the connections."""
         self._closed = True
+        for responses in self._running:
+            responses.close()
         if self._session is not None:
             await self._session.close()
 
@@ -77,13 +84,12 @@ class AsyncHttpResponses:
     def __init__(self, address: Address, bodies: AsyncIterator[bytes], clock: Clock) -> None:
         self._address = address
         self._pump = Pump(bodies, clock)
-        self._finished = False
 
     async def receive(self) -> Outputs | None:
         """See `AsyncResponses`."""
         outputs = None
         try:
-            body = None if self._finished else await self._pump.next()
+            body = await self._pump.next()
             if body is not None:
                 outputs = http_wire.read_outputs(body)
             return outputs
@@ -101,6 +107,4 @@ class AsyncHttpResponses:
 
     def close(self) -> None:
         """See `AsyncResponses`."""
-        if not self._finished:
-            self._finished = True
-            self._pump.stop()
+        self._pump.stop()

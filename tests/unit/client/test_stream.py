@@ -146,6 +146,14 @@ def test_headers_and_model_travel_with_the_request(serve, protocol, connect):
     assert record.paths == (["/v2/models/other/generate"] if protocol == "http" else ["other"])
 
 
+def test_the_key_of_a_restricted_endpoint_goes_where_triton_looks_for_it(serve, protocol, connect):
+    record = serve(Send(FIRST | {"finish_reason": ["stop"]}, final=True))
+    with connect(record.url, restricted_key=("Infer-Key", "sesame")) as client:
+        client.generate("Why?")
+    name = "infer-key" if protocol == "http" else "triton-grpc-protocol-infer-key"
+    assert {k.lower(): v for k, v in record.headers[0].items()}[name] == "sesame"
+
+
 @pytest.mark.parametrize(
     ("kind", "message", "error", "words"),
     [
