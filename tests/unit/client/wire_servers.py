@@ -71,10 +71,11 @@ class Drop:
 
 @dataclass
 class Early:
-    """A step that only the first requests meet."""
+    """A step that only the first requests meet, or those after so many others."""
 
     requests: int
     step: Send | Fail | Refuse | Pause | Drop
+    after: int = 0
 
 
 Step = Send | Fail | Refuse | Pause | Drop | Early
@@ -82,7 +83,7 @@ Step = Send | Fail | Refuse | Pause | Drop | Early
 
 def steps(script: list[Step], request: int) -> list[Any]:
     """What the script has for the request of this number, from 1."""
-    timely = [step for step in script if not isinstance(step, Early) or request <= step.requests]
+    timely = [step for step in script if not isinstance(step, Early) or 0 < request - step.after <= step.requests]
     return [step.step if isinstance(step, Early) else step for step in timely]
 
 
