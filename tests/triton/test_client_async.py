@@ -1,4 +1,4 @@
-"""The asyncio client against a real server, and what both clients do when the server is full or a prompt too long."""
+"""The asyncio client against a real server, and what both clients do when the server is full."""
 
 from __future__ import annotations
 
