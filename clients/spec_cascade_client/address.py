@@ -18,11 +18,13 @@ class Tls:
         ca_file: Authorities to trust; None takes the system's.
         certificate_file: The client's own certificate, where the server asks for one.
         key_file: The key of that certificate.
+        insecure: Trust whoever answers. Only over HTTP, and only where nobody else can answer; gRPC has no such mode.
     """
 
     ca_file: str | None = None
     certificate_file: str | None = None
     key_file: str | None = None
+    insecure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,14 @@ class Address:
         if parts.scheme not in DEFAULT_PORTS or not host:
             schemes = ", ".join(f"{scheme}://" for scheme in DEFAULT_PORTS)
             raise InvalidRequestError(f"url = {url!r}: must be host:port after one of {schemes}")
-        if parts.path.strip("/") and not parts.scheme.startswith("http"):
+        if parts.path.strip("/") and parts.scheme.startswith("grpc"):
             raise InvalidRequestError(f"url = {url!r}: a gRPC address has no path")
         return cls(parts.scheme, host, port or DEFAULT_PORTS[parts.scheme], parts.path.rstrip("/"))
+
+    @property
+    def is_grpc(self) -> bool:
+        """Whether the scheme asks for gRPC."""
+        return self.scheme.startswith("grpc")
 
     @property
     def encrypted(self) -> bool:

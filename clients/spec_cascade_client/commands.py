@@ -10,6 +10,7 @@ import typer
 
 from spec_cascade_client.canary import DEFAULT_DEADLINE, canary
 from spec_cascade_client.canary import DEFAULT_URL as DEFAULT_HTTP_URL
+from spec_cascade_client.chat import Chat
 from spec_cascade_client.client import Client
 from spec_cascade_client.console import TokenPrinter, is_colored, make_console, summary
 from spec_cascade_client.errors import ClientError, NoConnectionError
@@ -32,6 +33,7 @@ def register(app: typer.Typer) -> None:
     """Add the client's verbs to ``app``."""
     app.command("generate")(generate)
     app.command("canary")(canary_command)
+    app.command("chat")(chat)
 
 
 def _draft_length(text: str) -> int:
@@ -43,27 +45,37 @@ def _draft_length(text: str) -> int:
         raise typer.BadParameter(f"{text!r} is neither a whole number nor auto") from None
 
 
+Url = Annotated[str, typer.Option(help="Server: grpc://, grpcs://, http:// or https:// host:port.")]
+Rule = Annotated[str | None, typer.Option(help="Deferral rule, e.g. strict or token_v3:alpha=0.8.")]
+DraftLength = Annotated[
+    int | None, typer.Option(parser=_draft_length, metavar="N|auto", help="Most tokens to draft per round; 0: none.")
+]
+MaxTokens = Annotated[int | None, typer.Option(help="Most tokens to emit.")]
+Temperature = Annotated[float | None, typer.Option(help="0 is greedy.")]
+TopP = Annotated[float | None, typer.Option(help="Keep the likeliest tokens up to this mass.")]
+Seed = Annotated[int | None, typer.Option(help="The same seed gives the same output.")]
+Color = Annotated[bool | None, typer.Option(help="Colour tokens by who wrote them; default: on a terminal.")]
+IdleTimeout = Annotated[float, typer.Option(help="Seconds of silence after which to give up.")]
+
+
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to ask.")],
-    url: Annotated[str, typer.Option(help="Server: grpc://, grpcs://, http:// or https:// host:port.")] = DEFAULT_URL,
-    rule: Annotated[str | None, typer.Option(help="Deferral rule, e.g. strict or token_v3:alpha=0.8.")] = None,
-    draft_length: Annotated[
-        int | None,
-        typer.Option(parser=_draft_length, metavar="N|auto", help="Most tokens to draft per round; 0: none."),
-    ] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Most tokens to emit.")] = None,
+    url: Url = DEFAULT_URL,
+    rule: Rule = None,
+    draft_length: DraftLength = None,
+    max_tokens: MaxTokens = None,
     min_tokens: Annotated[int | None, typer.Option(help="Let nothing but --max-tokens end it before these.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    temperature: Temperature = None,
     top_k: Annotated[int | None, typer.Option(help="Keep the k most likely tokens; 0 keeps all.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Keep the likeliest tokens up to this mass.")] = None,
+    top_p: TopP = None,
     repetition_penalty: Annotated[float | None, typer.Option(help="Over 1: less of what stands there; 1: off.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same output.")] = None,
+    seed: Seed = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
     timeout_ms: Annotated[int | None, typer.Option(help="End with what is there after this time.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is: no chat template.")] = False,
-    color: Annotated[bool | None, typer.Option(help="Colour tokens by who wrote them; default: on a terminal.")] = None,
+    color: Color = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object when all is there.")] = False,
-    idle_timeout: Annotated[float, typer.Option(help="Seconds of silence after which to give up.")] = 60.0,
+    idle_timeout: IdleTimeout = 60.0,
 ) -> None:
     """Ask a running server and print the answer as it streams."""
     options = Options(
@@ -107,6 +119,36 @@ def canary_command(
         typer.echo(f"spec-cascade: {error}", err=True)
         raise typer.Exit(1) from None
     typer.echo(line)
+
+
+def chat(
+    url: Url = DEFAULT_URL,
+    system: Annotated[str | None, typer.Option(help="Instructions for the whole conversation.")] = None,
+    rule: Rule = None,
+    draft_length: DraftLength = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    color: Color = None,
+    idle_timeout: IdleTimeout = 60.0,
+) -> None:
+    """Talk with a running server; /help lists what else can be typed."""
+    options = Options(
+        rule=rule,
+        draft_length=draft_length,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+    )
+    out, notes = make_console(color=color), make_console(color=color, stderr=True)
+    try:
+        with Client(url, idle_timeout=idle_timeout) as client:
+            Chat(client, options, system, out, notes).run()
+    except ClientError as error:
+        typer.echo(f"spec-cascade: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 def _stream(client: Client, request: str | Sequence[Message], options: Options, out: Console, notes: Console) -> None:

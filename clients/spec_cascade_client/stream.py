@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
-from spec_cascade_client.errors import ServerError
-from spec_cascade_client.results import Chunk, Result, Statistics
-from spec_cascade_client.wire import read_chunk, read_statistics
+from spec_cascade_client.errors import ClientError
+from spec_cascade_client.output import Output
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from spec_cascade_client.wire import Responses
+    from spec_cascade_client.request import Request
+    from spec_cascade_client.results import Chunk, Result
+    from spec_cascade_client.wire import Outputs, Responses, Transport
 
 
 class Stream:
@@ -21,44 +23,40 @@ class Stream:
     long.
     """
 
-    def __init__(self, responses: Responses) -> None:
-        self._responses = responses
-        self._incoming = iter(responses)
-        self._chunks: list[Chunk] = []
-        self._statistics = Statistics()
-        self._closed = False
+    def __init__(self, transport: Transport, request: Request) -> None:
+        self._transport = transport
+        self._request = request
+        self._output = Output()
+        self._closed = threading.Event()
+        self._responses: Responses | None = None
+        self._send()
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Chunk:
+        outputs = self._receive()
+        if outputs is None:
+            # A stream that ends before its last chunk has lost text, unless this side cut it.
+            if not self._closed.is_set():
+                self._output.check_complete()
+            raise StopIteration
         try:
-            outputs = next(self._incoming)
-        except StopIteration:
-            self._check_complete()
+            return self._output.add(outputs)
+        except ClientError:
+            self._cancel()
             raise
-        try:
-            chunk = read_chunk(outputs, len(self._chunks))
-            if chunk.index != len(self._chunks):
-                raise ServerError(f"response {chunk.index} arrived where {len(self._chunks)} was due")
-            if chunk.finish_reason:
-                self._statistics = read_statistics(outputs)
-        except ServerError:
-            self._responses.close()
-            raise
-        self._chunks.append(chunk)
-        return chunk
 
     def result(self) -> Result:
         """Read what is left and return the whole."""
         for _ in self:
             pass
-        return Result.from_chunks(self._chunks, self._statistics)
+        return self._output.result()
 
     def close(self) -> None:
         """Cancel what is left on the server. Idempotent; any thread may call it, and ends the iteration."""
-        self._closed = True
-        self._responses.close()
+        self._closed.set()
+        self._cancel()
 
     def __enter__(self) -> Self:
         return self
@@ -70,8 +68,34 @@ class Stream:
         # A stream that is dropped half-read must not keep the server busy.
         self.close()
 
-    def _check_complete(self) -> None:
-        """A stream that ends before its last chunk has lost text, unless this side cut it."""
-        finished = self._chunks and self._chunks[-1].finish_reason
-        if not finished and not self._closed:
-            raise ServerError("the server ended the stream before the output was complete")
+    def _cancel(self) -> None:
+        if self._responses is not None:
+            self._responses.close()
+
+    def _receive(self) -> Outputs | None:
+        """The next response, of a further attempt where the one before failed and may be repeated."""
+        while self._responses is not None and not self._closed.is_set():
+            try:
+                return self._responses.receive()
+            except ClientError as error:
+                if self._closed.is_set():
+                    break
+                if not self._output.is_empty:
+                    raise
+                self._pause_after(error)
+            self._send()
+        return None
+
+    def _send(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self._responses = self._transport.send(self._request)
+            except ClientError as error:
+                self._pause_after(error)
+                continue
+            if self._closed.is_set():  # by another thread, while it was being sent
+                self._responses.close()
+            return
+
+    def _pause_after(self, error: ClientError) -> None:
+        self._closed.wait(self._request.pause_after(error))

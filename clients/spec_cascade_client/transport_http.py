@@ -8,30 +8,22 @@ Each request has a connection of its own; closing that connection is how Triton 
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
-import ssl
 import threading
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
-from spec_cascade_client.errors import (
-    ClientError,
-    IdleTimeoutError,
-    InvalidRequestError,
-    NoConnectionError,
-    ServerError,
-    UnavailableError,
-    from_server,
-)
+from spec_cascade_client import http_wire
+from spec_cascade_client.errors import ClientError, NoConnectionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from http.client import HTTPResponse
 
     from spec_cascade_client.address import Address, Tls
-    from spec_cascade_client.wire import Outputs, Tensor
+    from spec_cascade_client.clock import Clock
+    from spec_cascade_client.request import Request
+    from spec_cascade_client.wire import Outputs
 
 READ_SIZE = 2**16
 
@@ -43,21 +35,20 @@ class HttpTransport:
         self, address: Address, model: str, headers: Mapping[str, str], tls: Tls, connect_timeout: float
     ) -> None:
         self._address = address
-        self._path = f"{address.path}/v2/models/{quote(model, safe='')}"
-        self._headers = {**headers, "Content-Type": "application/json"}
+        self._model = model
+        self._headers = headers
         self._connect_timeout = connect_timeout
-        self._ssl = _ssl_context(tls) if address.encrypted else None
+        self._ssl = http_wire.ssl_context(tls) if address.encrypted else None
 
-    def send(self, inputs: Sequence[Tensor], *, stream: bool, idle_timeout: float) -> HttpResponses:
+    def send(self, request: Request) -> HttpResponses:
         """See `Transport.send`."""
-        body = json.dumps({tensor.name: tensor.json_value for tensor in inputs}).encode()
-        headers = {**self._headers, "Accept": "text/event-stream" if stream else "application/json"}
-        connection = self._connect()
-        responses = HttpResponses(self._address, connection, idle_timeout, stream=stream)
-        endpoint = "generate_stream" if stream else "generate"
+        path = http_wire.path(self._address, self._model, request)
+        headers = http_wire.headers(self._headers, request)
+        connection = self._connect(request.clock.wait(self._connect_timeout))
+        responses = HttpResponses(self._address, connection, request)
         try:
             with responses.guarded():
-                connection.request("POST", f"{self._path}/{endpoint}", body=body, headers=headers)
+                connection.request("POST", path, body=http_wire.body(request), headers=headers)
         except ClientError:
             responses.close()
             raise
@@ -66,17 +57,17 @@ class HttpTransport:
     def close(self) -> None:
         """Nothing is kept between requests."""
 
-    def _connect(self) -> HTTPConnection:
+    def _connect(self, timeout: float) -> HTTPConnection:
         host, port = self._address.host, self._address.port
         connection = (
-            HTTPSConnection(host, port, timeout=self._connect_timeout, context=self._ssl)
+            HTTPSConnection(host, port, timeout=timeout, context=self._ssl)
             if self._ssl
-            else HTTPConnection(host, port, timeout=self._connect_timeout)
+            else HTTPConnection(host, port, timeout=timeout)
         )
         try:
             connection.connect()
         except OSError as error:  # also a certificate that does not hold, and a connection that takes too long
-            raise NoConnectionError(str(self._address), _reason(error)) from error
+            raise NoConnectionError(str(self._address), http_wire.reason(error)) from error
         return connection
 
 
@@ -87,125 +78,65 @@ class HttpResponses:
     the socket down first, which ends the read.
     """
 
-    def __init__(self, address: Address, connection: HTTPConnection, idle_timeout: float, *, stream: bool) -> None:
+    def __init__(self, address: Address, connection: HTTPConnection, request: Request) -> None:
         self._address = address
         self._connection = connection
         # The connection lets go of its socket once the headers are read; cancelling needs it to the end.
         self._socket: socket.socket = connection.sock
-        self._socket.settimeout(idle_timeout)
-        self._idle_timeout = idle_timeout
-        self._stream = stream
-        self._bodies: Iterator[bytes] | None = None
-        self._closed = False
+        self._clock: Clock = request.clock
+        self._bodies = self._read(stream=request.stream)
+        self._freed = False
         self._lock = threading.RLock()
 
-    def __iter__(self) -> HttpResponses:
-        return self
-
-    def __next__(self) -> Outputs:
+    def receive(self) -> Outputs | None:
         """See `Responses`."""
+        outputs = None
         try:
-            with self._lock, self.guarded():
-                if self._closed:
-                    raise StopIteration
-                if self._bodies is None:
-                    self._bodies = self._open()
-                return _outputs(next(self._bodies))
-        except StopIteration:
-            self._free()
-            raise
-        except ClientError:
-            self._free()
-            # Whoever closes from another thread wants the iteration to end, not to hear of a lost connection.
-            if self._closed:
-                raise StopIteration from None
-            raise
+            with self._lock:
+                if self._freed:
+                    return None
+                with self.guarded():
+                    body = next(self._bodies, None)
+            if body is not None:
+                outputs = http_wire.read_outputs(body)
+            return outputs
+        finally:
+            if outputs is None:
+                self.close()
 
     def close(self) -> None:
         """See `Responses`."""
-        self._closed = True
-        self._free()
-
-    @contextlib.contextmanager
-    def guarded(self) -> Iterator[None]:
-        """Turn what a socket and `http.client` raise into the client's errors."""
-        try:
-            yield
-        except TimeoutError as error:
-            raise IdleTimeoutError(str(self._address), self._idle_timeout) from error
-        except (OSError, HTTPException) as error:
-            raise UnavailableError(f"lost the connection to {self._address}: {_reason(error)}") from error
-
-    def _open(self) -> Iterator[bytes]:
-        reply = self._connection.getresponse()
-        if reply.status != 200:
-            raise _refusal(reply.status, reply.read())
-        return _events(reply) if self._stream else iter([reply.read()])
-
-    def _free(self) -> None:
+        self._freed = True
         with contextlib.suppress(OSError):  # the other side may have closed first
             self._socket.shutdown(socket.SHUT_RDWR)
         with self._lock:
             self._connection.close()
             self._socket.close()
 
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Turn what a socket and `http.client` raise into the client's errors."""
+        try:
+            self._socket.settimeout(self._clock.wait())
+            yield
+        except TimeoutError as error:
+            raise self._clock.expired() from error
+        except (OSError, HTTPException) as error:
+            raise http_wire.lost(self._address, error) from error
 
-def _events(reply: HTTPResponse) -> Iterator[bytes]:
-    """The data of each server-sent event."""
-    data: list[bytes] = []
-    for line in _lines(reply):
-        field, _, value = line.partition(b":")
-        if field == b"data":
-            data.append(value.removeprefix(b" "))
-        elif not field and data:
-            yield b"\n".join(data)
-            data = []
+    def _read(self, *, stream: bool) -> Iterator[bytes]:
+        """The bodies of the responses."""
+        reply = self._connection.getresponse()
+        if reply.status != 200:
+            raise http_wire.refusal(reply.status, reply.read())
+        if not stream:
+            yield reply.read()
+            return
+        decoder = http_wire.EventDecoder()
+        while received := self._read_some(reply):
+            yield from decoder.feed(received)
 
-
-def _lines(reply: HTTPResponse) -> Iterator[bytes]:
-    # Not reply.readline(): it takes a connection that broke in mid-reply for the reply's end.
-    rest = b""
-    while received := reply.read1(READ_SIZE):
-        *lines, rest = (rest + received).split(b"\n")
-        for line in lines:
-            yield line.rstrip(b"\r")
-
-
-def _outputs(body: bytes) -> Outputs:
-    """Read one JSON response; Triton flattens a tensor of one element to a scalar."""
-    try:
-        fields: Any = json.loads(body)
-    except ValueError as error:
-        raise ServerError("the server sent a response that is not JSON") from error
-    if not isinstance(fields, dict):
-        raise ServerError("the server sent a response that is not a JSON object")
-    if "error" in fields:  # Triton reports a failure after the first response, and some before it, with status 200
-        raise from_server(fields["error"])
-    return {name: value if isinstance(value, list) else [value] for name, value in fields.items()}
-
-
-def _refusal(status: int, body: bytes) -> ClientError:
-    """The error for a reply whose status is not 200; its body may be framed as an event."""
-    try:
-        text = json.loads(body.strip().removeprefix(b"data:"))["error"]
-    except (ValueError, KeyError, TypeError):
-        text = f"the server answered with HTTP status {status}"
-    if status in (429, 503):
-        return from_server(text, UnavailableError)
-    return from_server(text, InvalidRequestError if 400 <= status < 500 else ServerError)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, HTTPException):
-        return "the reply broke off"
-    return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
-
-
-def _ssl_context(tls: Tls) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=tls.ca_file)
-        if tls.certificate_file:
-            context.load_cert_chain(tls.certificate_file, tls.key_file)
-    except OSError as error:
-        raise InvalidRequestError(f"cannot read the TLS files: {_reason(error)}") from error
-    return context
+    def _read_some(self, reply: HTTPResponse) -> bytes:
+        self._socket.settimeout(self._clock.wait())
+        # Not reply.readline(): it takes a connection that broke in mid-reply for the reply's end.
+        return reply.read1(READ_SIZE)

@@ -12,9 +12,10 @@ from spec_cascade_client.errors import InvalidRequestError, ServerError
 from spec_cascade_client.results import Chunk, Statistics, TokenSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from spec_cascade_client.options import Message, Options
+    from spec_cascade_client.request import Request
 
 Value = bool | int | float | str
 Outputs = dict[str, list[Any]]
@@ -49,8 +50,8 @@ _ALLOWED = {
 class Responses(Protocol):
     """The responses to one request, in order."""
 
-    def __iter__(self) -> Iterator[Outputs]:
-        """Block until the next response.
+    def receive(self) -> Outputs | None:
+        """Block until the next response; None after the last.
 
         Raises:
             ClientError: The server refused, failed, went away, or was silent for too long.
@@ -63,10 +64,38 @@ class Responses(Protocol):
 class Transport(Protocol):
     """One way to reach the server."""
 
-    def send(self, inputs: Sequence[Tensor], *, stream: bool, idle_timeout: float) -> Responses:
-        """Send one request; ``idle_timeout`` bounds, in seconds, the wait for each of its responses."""
+    def send(self, request: Request) -> Responses:
+        """Send a request; its clock bounds every wait, this one's and those for its responses.
+
+        Raises:
+            ClientError: It could not be sent.
+        """
 
     def close(self) -> None:
+        """Free the connections. Idempotent."""
+
+
+class AsyncResponses(Protocol):
+    """The responses to one request, in order."""
+
+    async def receive(self) -> Outputs | None:
+        """Wait for the next response; see `Responses.receive`."""
+
+    def close(self) -> None:
+        """Cancel what is left on the server, end a wait, and free the connection. Idempotent."""
+
+
+class AsyncTransport(Protocol):
+    """One way to reach the server from an event loop."""
+
+    def send(self, request: Request) -> AsyncResponses:
+        """Make a call within the event loop; a failure to send it is one to receive.
+
+        Raises:
+            ClientError: The client is closed.
+        """
+
+    async def close(self) -> None:
         """Free the connections. Idempotent."""
 
 

@@ -136,20 +136,21 @@ def test_the_client_imports_neither_of_the_others():
         assert {top(name) for name in imported} & {"spec_cascade", "spec_cascade_build"} == set(), module
 
 
+CONSOLES = {f"spec_cascade_client.{name}" for name in ("chat", "commands", "console")}
+
+
 def test_the_client_library_needs_tritonclient_and_numpy_alone():
     allowed = {*sys.stdlib_module_names, "spec_cascade_client", "numpy", "tritonclient"}
     for module, imported in sources("spec_cascade_client").items():
         extra = {top(name) for name in imported} - allowed
-        console = module.rpartition(".")[2] in ("commands", "console")
-        # grpc is what tritonclient[grpc] stands on; typing_extensions is for the type checker's eyes.
-        assert extra <= ({"typer", "rich"} if console else {"grpc", "typing_extensions"}), module
+        # grpc and aiohttp are what tritonclient[grpc,http] stands on; typing_extensions is for the type checker's eyes.
+        assert extra <= ({"typer", "rich"} if module in CONSOLES else {"grpc", "aiohttp", "typing_extensions"}), module
 
 
 def test_the_client_library_does_not_import_its_console():
-    consoles = {"spec_cascade_client.commands", "spec_cascade_client.console"}
     for module, imported in sources("spec_cascade_client").items():
-        if module not in consoles:
-            assert imported & consoles == set(), module
+        if module not in CONSOLES:
+            assert imported & CONSOLES == set(), module
 
 
 def test_the_build_asks_the_client_from_its_demo_alone():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from spec_cascade_client import Client
+from tests.unit.client.blocking import BlockingClient
 from tests.unit.client.wire_servers import GrpcServer, HttpServer
 
 if TYPE_CHECKING:
@@ -33,3 +35,9 @@ def serve(protocol: str) -> Iterator[Callable[..., Record]]:
     yield start
     for server in servers:
         server.stop()
+
+
+@pytest.fixture(params=[Client, BlockingClient], ids=["threads", "asyncio"])
+def connect(request: pytest.FixtureRequest) -> Any:
+    """Both clients, with the same face."""
+    return request.param

@@ -52,18 +52,16 @@ def test_an_answer_is_one_line_and_status_0(serve: Any, capsys: pytest.CaptureFi
 
 
 def test_a_full_server_is_alive(serve: Any) -> None:
-    record = serve(
-        Refuse("full", "in ensemble 'ensemble', UNAVAILABLE: too many requests wait: 16; send it again later")
-    )
+    record = serve(Refuse("in ensemble 'ensemble', UNAVAILABLE: too many requests wait: 16; send it again later"))
     assert canary(record.url).startswith("busy, ")
 
 
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (Refuse("internal", "Stub process 'cascade_0_0' is not healthy."), "not healthy"),
+        (Refuse("Stub process 'cascade_0_0' is not healthy."), "not healthy"),
         (
-            Refuse("invalid", "in ensemble 'ensemble', UNAVAILABLE: the engine is shutting down"),
+            Refuse("in ensemble 'ensemble', UNAVAILABLE: the engine is shutting down"),
             "^the engine is shutting",
         ),
         (Fail("generate expects model to produce exactly 1 response"), "exactly 1"),

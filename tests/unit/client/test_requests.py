@@ -74,6 +74,11 @@ def test_a_header_that_could_split_is_refused(headers):
         Client("grpc://localhost", headers=headers)
 
 
+def test_grpc_cannot_leave_a_certificate_unchecked():
+    with pytest.raises(InvalidRequestError, match="insecure = True: gRPC always checks"):
+        Client("grpcs://localhost", tls=Tls(insecure=True))
+
+
 @pytest.mark.parametrize("scheme", ["https", "grpcs"])
 def test_a_certificate_file_that_is_not_there_is_refused(scheme, tmp_path):
     with pytest.raises(InvalidRequestError, match="cannot read the TLS files"):

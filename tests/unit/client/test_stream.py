@@ -31,9 +31,9 @@ LAST = chunk(2, "", [], [], [], finish_reason=["length"], cascade_stats=[json.du
 CHAT = [{"role": "user", "content": "Why?"}]
 
 
-def test_chunks_come_in_order_and_join_to_the_result(serve):
+def test_chunks_come_in_order_and_join_to_the_result(serve, connect):
     record = serve(Send(FIRST), Send(SECOND), Send(LAST, final=True))
-    with Client(record.url) as client, client.stream("Why?") as stream:
+    with connect(record.url) as client, client.stream("Why?") as stream:
         chunks = list(stream)
         result = stream.result()
     assert [c.index for c in chunks] == [0, 1, 2]
@@ -47,55 +47,55 @@ def test_chunks_come_in_order_and_join_to_the_result(serve):
     assert result.statistics.tokens_per_target_call == 2.5
 
 
-def test_each_token_has_its_log_probability_where_the_server_sends_them(serve):
+def test_each_token_has_its_log_probability_where_the_server_sends_them(serve, connect):
     first, second = FIRST | {"output_log_probs": [-0.5, -1.25]}, SECOND | {"output_log_probs": [-2.0, -0.125, -8.0]}
     record = serve(Send(first), Send(second), Send(LAST | {"output_log_probs": []}, final=True))
-    with Client(record.url) as client, client.stream("Why?", Options(log_probs=True)) as stream:
+    with connect(record.url) as client, client.stream("Why?", Options(log_probs=True)) as stream:
         assert [c.log_probs for c in stream] == [(-0.5, -1.25), (-2.0, -0.125, -8.0), ()]
         assert stream.result().log_probs == (-0.5, -1.25, -2.0, -0.125, -8.0)
 
 
-def test_a_request_that_ran_out_of_time_ends_with_what_there_is(serve):
+def test_a_request_that_ran_out_of_time_ends_with_what_there_is(serve, connect):
     record = serve(Send(FIRST), Send(LAST | {"response_index": [1], "finish_reason": ["timeout"]}, final=True))
-    with Client(record.url) as client:
+    with connect(record.url) as client:
         result = client.stream("Why?", Options(timeout_ms=100)).result()
     assert (result.text, result.finish_reason) == (" Die", "timeout")
 
 
-def test_text_is_credited_to_the_token_that_released_it(serve):
+def test_text_is_credited_to_the_token_that_released_it(serve, connect):
     record = serve(Send(SECOND | {"response_index": [0]}), Send(LAST | {"response_index": [1]}, final=True))
-    with Client(record.url) as client:
+    with connect(record.url) as client:
         result = client.stream("Why?").result()
     assert result.pieces == (Piece("字", TokenSource.RESIDUAL), Piece("!", TokenSource.BONUS))
 
 
-def test_text_without_a_new_token_has_no_writer(serve):
+def test_text_without_a_new_token_has_no_writer(serve, connect):
     flushed = LAST | {"response_index": [0], "text_output": ["\ufffd"]}
     record = serve(Send(flushed, final=True))
-    with Client(record.url) as client:
+    with connect(record.url) as client:
         result = client.stream("Why?").result()
     assert result.pieces == (Piece("\ufffd", None),)
 
 
-def test_final_flag_on_an_empty_response_ends_the_stream(serve, protocol):
+def test_final_flag_on_an_empty_response_ends_the_stream(serve, protocol, connect):
     tail = [Send({}, final=True)] if protocol == "grpc" else []
     record = serve(Send(FIRST), Send(LAST | {"response_index": [1]}), *tail)
-    with Client(record.url) as client:
+    with connect(record.url) as client:
         assert client.stream("Why?").result().text == " Die"
 
 
-def test_final_flag_on_content_loses_nothing(serve):
+def test_final_flag_on_content_loses_nothing(serve, connect):
     whole = FIRST | {"finish_reason": ["stop"], "cascade_stats": [json.dumps(STATS)]}
     record = serve(Send(whole, final=True))
-    with Client(record.url) as client:
+    with connect(record.url) as client:
         result = client.chat(CHAT)
     assert result.text == " Die"
     assert result.finish_reason == "stop"
 
 
-def test_generate_asks_for_one_response_and_stream_for_many(serve, protocol):
+def test_generate_asks_for_one_response_and_stream_for_many(serve, protocol, connect):
     record = serve(Send(FIRST | {"finish_reason": ["stop"]}, final=True))
-    with Client(record.url) as client:
+    with connect(record.url) as client:
         client.generate("Why?")
         client.stream("Why?").result()
     assert "stream" not in record.requests[0]
@@ -104,14 +104,14 @@ def test_generate_asks_for_one_response_and_stream_for_many(serve, protocol):
         assert record.paths == ["/v2/models/ensemble/generate", "/v2/models/ensemble/generate_stream"]
 
 
-def test_options_travel_as_named_tensors_and_the_rest_is_left_to_the_server(serve):
+def test_options_travel_as_named_tensors_and_the_rest_is_left_to_the_server(serve, connect):
     record = serve(Send(FIRST | {"finish_reason": ["stop"]}, final=True))
     options = Options(
         rule="opt:alpha=0.5", draft_length=3, max_tokens=7, temperature=0.5, top_k=9, top_p=0.75, min_p=0.125,
         seed=2**64 - 1, stop=("\n\n", "字"), ignore_eos=True, min_tokens=2, repetition_penalty=1.25,
         presence_penalty=-0.5, frequency_penalty=0.5, bad_words=("ü",), log_probs=True, timeout_ms=900,
     )  # fmt: skip
-    with Client(record.url) as client:
+    with connect(record.url) as client:
         client.chat(CHAT, options)
         client.generate("Why?", Options(token_sources=False))
     full, bare = record.requests
@@ -139,12 +139,20 @@ def test_options_travel_as_named_tensors_and_the_rest_is_left_to_the_server(serv
     assert bare == {"text_input": ["Why?"]}
 
 
-def test_headers_and_model_travel_with_the_request(serve, protocol):
+def test_headers_and_model_travel_with_the_request(serve, protocol, connect):
     record = serve(Send(FIRST | {"finish_reason": ["stop"]}, final=True))
-    with Client(record.url, headers={"X-Key": "sesame"}, model="other") as client:
+    with connect(record.url, headers={"X-Key": "sesame"}, model="other") as client:
         client.generate("Why?")
     assert {k.lower(): v for k, v in record.headers[0].items()}["x-key"] == "sesame"
     assert record.paths == (["/v2/models/other/generate"] if protocol == "http" else ["other"])
+
+
+def test_the_key_of_a_restricted_endpoint_goes_where_triton_looks_for_it(serve, protocol, connect):
+    record = serve(Send(FIRST | {"finish_reason": ["stop"]}, final=True))
+    with connect(record.url, restricted_key=("Infer-Key", "sesame")) as client:
+        client.generate("Why?")
+    name = "infer-key" if protocol == "http" else "triton-grpc-protocol-infer-key"
+    assert {k.lower(): v for k, v in record.headers[0].items()}[name] == "sesame"
 
 
 @pytest.mark.parametrize(
@@ -156,9 +164,9 @@ def test_headers_and_model_travel_with_the_request(serve, protocol):
         ("INTERNAL: the engine failed", ServerError, "the engine failed"),
     ],
 )
-def test_a_refusal_says_who_is_to_blame_in_the_words_of_the_server(serve, message, error, words):
+def test_a_refusal_says_who_is_to_blame_in_the_words_of_the_server(serve, message, error, words, connect):
     record = serve(Refuse(message))
-    with Client(record.url) as client:
+    with connect(record.url) as client:
         for ask in (client.generate, lambda prompt: client.stream(prompt).result()):
             with pytest.raises(error) as caught:
                 ask("Why?")
@@ -183,32 +191,32 @@ def test_who_stands_in_front_of_the_server_can_refuse_with_a_status(code, error)
         server.stop()
 
 
-def test_an_error_inside_a_successful_reply_is_a_failure(serve):
+def test_an_error_inside_a_successful_reply_is_a_failure(serve, connect):
     record = serve(Fail("the engine fell over"))
-    with Client(record.url) as client:
+    with connect(record.url) as client:
         with pytest.raises(ServerError, match="the engine fell over"):
             client.generate("Why?")
         with pytest.raises(ServerError, match="the engine fell over"):
             client.stream("Why?").result()
 
 
-def test_an_error_in_mid_stream_has_the_type_that_its_text_names(serve):
+def test_an_error_in_mid_stream_has_the_type_that_its_text_names(serve, connect):
     record = serve(Send(FIRST), Fail("UNAVAILABLE: the engine is closing"))
-    with Client(record.url) as client, pytest.raises(UnavailableError, match=r"^the engine is closing$"):
+    with connect(record.url) as client, pytest.raises(UnavailableError, match=r"^the engine is closing$"):
         client.stream("Why?").result()
 
 
-def test_an_error_in_mid_stream_comes_after_the_chunks_before_it(serve):
+def test_an_error_in_mid_stream_comes_after_the_chunks_before_it(serve, connect):
     record = serve(Send(FIRST), Fail("the engine fell over"))
     seen = []
-    with Client(record.url) as client, pytest.raises(ServerError, match="the engine fell over"):
+    with connect(record.url) as client, pytest.raises(ServerError, match="the engine fell over"):
         _collect(client.stream("Why?"), seen)
     assert seen == [" Die"]
 
 
-def test_silence_between_chunks_is_an_error_and_cancels(serve):
+def test_silence_between_chunks_is_an_error_and_cancels(serve, connect):
     record = serve(Send(FIRST), Pause(20))
-    with Client(record.url, idle_timeout=0.2) as client:
+    with connect(record.url, idle_timeout=0.2) as client:
         stream = client.stream("Why?")
         assert next(stream).text == " Die"
         start = time.monotonic()
@@ -218,32 +226,32 @@ def test_silence_between_chunks_is_an_error_and_cancels(serve):
         assert record.client_gone.wait(5)
 
 
-def test_silence_before_the_one_response_is_an_error(serve):
+def test_silence_before_the_one_response_is_an_error(serve, connect):
     record = serve(Pause(20))
-    with Client(record.url, response_timeout=0.2) as client, pytest.raises(IdleTimeoutError):
+    with connect(record.url, response_timeout=0.2) as client, pytest.raises(IdleTimeoutError):
         client.generate("Why?")
     assert record.client_gone.wait(5)
 
 
-def test_pauses_shorter_than_the_timeout_do_not_add_up(serve):
+def test_pauses_shorter_than_the_timeout_do_not_add_up(serve, connect):
     steps = [step for i in range(4) for step in (Pause(0.15), Send(FIRST | {"response_index": [i]}))]
     record = serve(*steps, Send(LAST | {"response_index": [4]}, final=True))
-    with Client(record.url, idle_timeout=0.4) as client:
+    with connect(record.url, idle_timeout=0.4) as client:
         assert client.stream("Why?").result().text == " Die" * 4
 
 
-def test_leaving_the_block_cancels_on_the_server(serve):
+def test_leaving_the_block_cancels_on_the_server(serve, connect):
     record = serve(Send(FIRST), Pause(20))
-    with Client(record.url) as client:
+    with connect(record.url) as client:
         with client.stream("Why?") as stream:
             next(stream)
         assert record.client_gone.wait(5)
         assert list(stream) == []
 
 
-def test_closing_from_another_thread_ends_the_iteration_quietly(serve):
+def test_closing_from_another_thread_ends_the_iteration_quietly(serve, connect):
     record = serve(Send(FIRST), Pause(20))
-    with Client(record.url) as client:
+    with connect(record.url) as client:
         stream = client.stream("Why?")
         timer = threading.Timer(0.2, stream.close)
         timer.start()
@@ -264,23 +272,23 @@ def test_a_cancelled_stream_leaves_no_thread_behind(serve):
         assert _client_threads() == []
 
 
-def test_a_broken_connection_is_an_error_after_the_chunks_before_it(serve):
+def test_a_broken_connection_is_an_error_after_the_chunks_before_it(serve, connect):
     record = serve(Send(FIRST), Drop())
     seen = []
-    with Client(record.url) as client, pytest.raises(UnavailableError):
+    with connect(record.url) as client, pytest.raises(UnavailableError):
         _collect(client.stream("Why?"), seen)
     assert seen == [" Die"]
 
 
-def test_a_stream_that_ends_early_is_an_error(serve):
+def test_a_stream_that_ends_early_is_an_error(serve, connect):
     record = serve(Send(FIRST, final=True))
-    with Client(record.url) as client, pytest.raises(ServerError, match="before the output was complete"):
+    with connect(record.url) as client, pytest.raises(ServerError, match="before the output was complete"):
         client.stream("Why?").result()
 
 
-def test_a_response_out_of_turn_is_an_error(serve):
+def test_a_response_out_of_turn_is_an_error(serve, connect):
     record = serve(Send(FIRST), Send(LAST, final=True))
-    with Client(record.url) as client, pytest.raises(ServerError, match="response 2 arrived where 1 was due"):
+    with connect(record.url) as client, pytest.raises(ServerError, match="response 2 arrived where 1 was due"):
         client.stream("Why?").result()
 
 
@@ -292,9 +300,9 @@ def test_a_response_out_of_turn_is_an_error(serve):
         {"finish_reason": ["stop"], "cascade_stats": ["[1]"]},
     ],
 )
-def test_a_response_that_breaks_the_contract_is_an_error(serve, broken):
+def test_a_response_that_breaks_the_contract_is_an_error(serve, broken, connect):
     record = serve(Send(FIRST | broken, final=True))
-    with Client(record.url) as client, pytest.raises(ServerError, match="break"):
+    with connect(record.url) as client, pytest.raises(ServerError, match="break"):
         client.stream("Why?").result()
 
 
@@ -308,14 +316,17 @@ def test_many_streams_run_at_a_time_on_one_client(serve):
     assert sorted(r["text_input"][0] for r in record.requests) == [str(i) for i in range(8)]
 
 
-def test_a_port_nobody_listens_on_is_no_connection(protocol):
+def test_a_port_nobody_listens_on_is_no_connection(protocol, connect):
     url = f"{protocol}://127.0.0.1:1"
-    with Client(url) as client, pytest.raises(NoConnectionError, match=f"cannot connect to {url}: Connection refused"):
+    with connect(url) as client, pytest.raises(NoConnectionError, match=f"cannot connect to {url}: Connection refused"):
         client.generate("Why?")
 
 
-def test_a_host_that_does_not_exist_is_no_connection(protocol):
-    with Client(f"{protocol}://nowhere.invalid") as client, pytest.raises(NoConnectionError, match=r"nowhere\.invalid"):
+def test_a_host_that_does_not_exist_is_no_connection(protocol, connect):
+    with (
+        connect(f"{protocol}://nowhere.invalid") as client,
+        pytest.raises(NoConnectionError, match=r"nowhere\.invalid"),
+    ):
         client.generate("Why?")
 
 

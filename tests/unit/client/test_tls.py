@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import ssl
 import subprocess
+from contextlib import contextmanager
 
 import grpc
 import pytest
 
-from spec_cascade_client import Client, Tls, UnavailableError
+from spec_cascade_client import NoConnectionError, Retry, Tls, UnavailableError
 from tests.unit.client.wire_servers import GrpcServer, HttpServer, Send, chunk
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
@@ -28,29 +29,64 @@ def certificate(tmp_path_factory):
     return key, cert
 
 
-@pytest.fixture(params=["https", "grpcs"])
-def url(request, certificate):
+@contextmanager
+def serving(scheme, certificate, *, demanding):
+    """A server with the certificate; a demanding one trusts no client without it."""
     key, cert = certificate
-    if request.param == "https":
+    if scheme == "https":
         server = HttpServer([WHOLE])
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(cert, key)
+        if demanding:
+            context.load_verify_locations(cert)
+            context.verify_mode = ssl.CERT_REQUIRED
         server.socket = context.wrap_socket(server.socket, server_side=True)
-        # A client that mistrusts us ends the handshake: nothing to report.
+        # A client that mistrusts us, or that we mistrust, ends the handshake: nothing to report.
         server.handle_error = lambda *_: None
     else:
-        credentials = grpc.ssl_server_credentials([(key.read_bytes(), cert.read_bytes())])
-        server = GrpcServer([WHOLE], credentials)
+        pair, root = [(key.read_bytes(), cert.read_bytes())], cert.read_bytes() if demanding else None
+        server = GrpcServer([WHOLE], grpc.ssl_server_credentials(pair, root, require_client_auth=demanding))
     port = server.record.url.rpartition(":")[2]
-    yield f"{request.param}://localhost:{port}"
+    yield f"{scheme}://localhost:{port}"
     server.stop()
 
 
-def test_a_server_that_the_authority_vouches_for_is_trusted(url, certificate):
-    with Client(url, tls=Tls(ca_file=str(certificate[1]))) as client:
+@pytest.fixture(params=["https", "grpcs"])
+def url(request, certificate):
+    with serving(request.param, certificate, demanding=False) as url:
+        yield url
+
+
+@pytest.fixture(params=["https", "grpcs"])
+def demanding_url(request, certificate):
+    with serving(request.param, certificate, demanding=True) as url:
+        yield url
+
+
+def test_a_server_that_the_authority_vouches_for_is_trusted(url, certificate, connect):
+    with connect(url, tls=Tls(ca_file=str(certificate[1]))) as client:
         assert client.generate("Why?").text == "Die"
 
 
-def test_a_server_that_nobody_vouches_for_is_not(url):
-    with Client(url, response_timeout=10) as client, pytest.raises(UnavailableError):
+def test_a_server_that_nobody_vouches_for_is_not(url, connect):
+    once = Retry(attempts=1)
+    with (
+        connect(url, response_timeout=10, retry=once) as client,
+        pytest.raises(NoConnectionError, match=r"self.signed certif"),
+    ):
+        client.generate("Why?")
+
+
+@pytest.mark.parametrize("url", ["https"], indirect=True)
+def test_an_insecure_client_trusts_whoever_answers(url, connect):
+    with connect(url, tls=Tls(insecure=True)) as client:
+        assert client.generate("Why?").text == "Die"
+
+
+def test_a_server_that_asks_for_a_certificate_gets_the_clients(demanding_url, certificate, connect):
+    key, cert = map(str, certificate)
+    with connect(demanding_url, tls=Tls(ca_file=cert, certificate_file=cert, key_file=key)) as client:
+        assert client.generate("Why?").text == "Die"
+    bare = Tls(ca_file=cert)
+    with connect(demanding_url, tls=bare, retry=Retry(attempts=1)) as client, pytest.raises(UnavailableError):
         client.generate("Why?")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 
 from spec_cascade.decoding.request import AUTO, FinishReason
 from spec_cascade.decoding.request import TokenSource as ServerTokenSource
 from spec_cascade.decoding.statistics import RequestStatistics
+from spec_cascade.errors import ConfigError
 from spec_cascade.serving import wire
-from spec_cascade_client import Options, Statistics, TokenSource
+from spec_cascade.serving.prompt import make_prompt
+from spec_cascade_client import InvalidRequestError, Options, PromptTooLongError, Statistics, TokenSource
+from spec_cascade_client.errors import from_server
 from spec_cascade_client.options import AUTO as CLIENT_AUTO
 from spec_cascade_client.wire import request_tensors
 
@@ -74,3 +78,12 @@ def test_the_client_reads_every_count_that_the_server_sends():
 
 def test_the_documented_finish_reasons_exist():
     assert {"stop", "length", "timeout", "cancelled"} <= {reason.value for reason in FinishReason}
+
+
+def test_the_client_knows_a_prompt_that_is_too_long_by_the_servers_words():
+    tokenizer = SimpleNamespace(longest_token=9, encode_prompt=str.split)
+    with pytest.raises(ConfigError) as caught:
+        make_prompt({"text_input": "a " * 9}, tokenizer, max_tokens=8)
+    error = from_server(caught.value, InvalidRequestError)
+    assert isinstance(error, PromptTooLongError)
+    assert error.limit == 8

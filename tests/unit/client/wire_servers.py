@@ -71,7 +71,22 @@ class Drop:
     """The connection breaks."""
 
 
-Step = Send | Fail | Refuse | Abort | Pause | Drop
+@dataclass
+class Early:
+    """A step that only the first requests meet, or those after so many others."""
+
+    requests: int
+    step: Send | Fail | Refuse | Abort | Pause | Drop
+    after: int = 0
+
+
+Step = Send | Fail | Refuse | Abort | Pause | Drop | Early
+
+
+def steps(script: list[Step], request: int) -> list[Any]:
+    """What the script has for the request of this number, from 1."""
+    timely = [step for step in script if not isinstance(step, Early) or 0 < request - step.after <= step.requests]
+    return [step.step if isinstance(step, Early) else step for step in timely]
 
 
 @dataclass
@@ -103,8 +118,8 @@ class HttpServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, script: list[Step]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, script: list[Step], port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.script = script
         self.record = Record(f"http://127.0.0.1:{self.server_port}")
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
@@ -131,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
         record.paths.append(self.path)
         self._streaming = self.path.endswith("generate_stream")
         self._started = False
-        for step in self.server.script:
+        for step in steps(self.server.script, len(record.requests)):
             match step:
                 case Send(outputs):
                     # As Triton does: tensors of one element become scalars.
@@ -186,14 +201,14 @@ class _Handler(BaseHTTPRequestHandler):
 class GrpcServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """Plays its script for each ModelStreamInfer."""
 
-    def __init__(self, script: list[Step], credentials: grpc.ServerCredentials | None = None) -> None:
+    def __init__(self, script: list[Step], credentials: grpc.ServerCredentials | None = None, port: int = 0) -> None:
         self.script = script
         self._server = grpc.server(ThreadPoolExecutor(16))
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
         if credentials is None:
-            port = self._server.add_insecure_port("127.0.0.1:0")
+            port = self._server.add_insecure_port(f"127.0.0.1:{port}")
         else:
-            port = self._server.add_secure_port("127.0.0.1:0", credentials)
+            port = self._server.add_secure_port(f"127.0.0.1:{port}", credentials)
         self.record = Record(f"grpc://127.0.0.1:{port}")
         self._server.start()
 
@@ -203,6 +218,7 @@ class GrpcServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     def ModelStreamInfer(self, requests: Any, context: Any) -> Any:  # noqa: N802 - the name of the service
         request = next(requests)
         self.record.requests.append(_read_inputs(request))
+        number = len(self.record.requests)
         self.record.headers.append(dict(context.invocation_metadata()))
         self.record.paths.append(request.model_name)
         gone, finished = threading.Event(), threading.Event()
@@ -213,7 +229,7 @@ class GrpcServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
                 self.record.client_gone.set()
 
         context.add_callback(ended)
-        for step in self.script:
+        for step in steps(self.script, number):
             match step:
                 case Send(outputs, final):
                     yield _response(outputs, final=final)

@@ -294,6 +294,8 @@ def test_the_status_of_the_ensembles_error_is_found_again(
 
 def test_an_error_of_the_server_itself_is_not_the_clients() -> None:
     assert told("Stub process 'cascade_0' is not healthy.").status == "INTERNAL"
+
+
 ARGUMENTS = {"model_name": "cascade", "model_version": "1"}
 
 

@@ -1,0 +1,62 @@
+"""How long a request waits."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from spec_cascade_client.errors import ClientError, DeadlineError, IdleTimeoutError, InvalidRequestError
+
+
+def checked_seconds(name: str, seconds: float) -> float:
+    """Return a time that a caller set.
+
+    Raises:
+        InvalidRequestError: It is not a finite number above 0.
+    """
+    if not (isinstance(seconds, (int, float)) and 0 < seconds < math.inf):
+        raise InvalidRequestError(f"{name} = {seconds!r}: must be a number of seconds above 0")
+    return seconds
+
+
+class Clock:
+    """Bounds the waits of one request: each of them, and, from the first one on, all of it.
+
+    Args:
+        url: Whose silence it is.
+        silence: Seconds that one wait may take.
+        deadline: Seconds that the request may take, further attempts included; None is no limit.
+    """
+
+    def __init__(self, url: str, silence: float, deadline: float | None) -> None:
+        self._url = url
+        self._silence = silence
+        self._deadline = deadline
+        self._end: float | None = None
+        self._is_last_wait = False
+
+    def left(self) -> float:
+        """Seconds until the deadline, infinite without one."""
+        if self._deadline is None:
+            return math.inf
+        if self._end is None:
+            self._end = time.monotonic() + self._deadline
+        return self._end - time.monotonic()
+
+    def wait(self, at_most: float = math.inf) -> float:
+        """Seconds that the wait which now begins may take.
+
+        Raises:
+            DeadlineError: There is no time left.
+        """
+        left, wait = self.left(), min(self._silence, at_most)
+        self._is_last_wait = left <= wait
+        if left <= 0:
+            raise self.expired()
+        return min(left, wait)
+
+    def expired(self) -> ClientError:
+        """The error for the last wait, which brought nothing."""
+        if self._is_last_wait and self._deadline is not None:
+            return DeadlineError(self._deadline)
+        return IdleTimeoutError(self._url, self._silence)
