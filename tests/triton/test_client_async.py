@@ -13,8 +13,10 @@ from spec_cascade_client import (
     AsyncClient,
     Client,
     DeadlineError,
+    History,
     IdleTimeoutError,
     Options,
+    PromptTooLongError,
     Retry,
     ServerError,
 )
@@ -173,3 +175,20 @@ def test_many_loops_worth_of_streams_come_and_go(scripted_server: ScriptedServer
 
     asyncio.run(ask())
     eventually(lambda: scripted_server.counts()["live"] == 0, 5)
+
+
+def test_a_history_is_cut_to_the_models_window(server: TritonServer, protocol: str) -> None:
+    greedy = Options(max_tokens=4, temperature=0, ignore_eos=True)
+    history = History("Be brief.")
+    with Client(url_of(server, protocol)) as client:
+        for i in range(12):
+            history.ask(f"question {i}: the cat sat on the mat")
+            result = client.chat(history, greedy)
+            assert result.statistics.num_prompt_tokens < 256
+            history.answer(result.text)
+        assert 1 < history.num_turns < 12
+        assert history.messages[0] == {"role": "system", "content": "Be brief."}
+        assert history.messages[-2]["content"].startswith("question 11")
+        with pytest.raises(PromptTooLongError) as caught:
+            client.chat([{"role": "user", "content": "the cat " * 200}], greedy)
+    assert caught.value.limit == 255
