@@ -129,8 +129,8 @@ class Distiller:
     def _step(self, step: int) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = self._recipe.learning_rate * rate(step, self._recipe.warmup, self._recipe.steps)
-        lesson = self._course.lesson(step)
-        if step >= self._recipe.steps - self._recipe.on_policy_steps:
+        lesson, left = self._course.lesson(step), self._recipe.steps - step
+        if left <= self._recipe.on_policy_steps:
             with self._autocast():
                 lesson = continued(
                     lesson,
@@ -141,7 +141,7 @@ class Distiller:
                     seed=(self._seed << 32) + step,
                     eos=self._eos,
                 )
-        loss = self._loss(lesson, overlap=step >= self._recipe.steps - self._recipe.overlap_steps)
+        loss = self._loss(lesson, overlap=left <= self._recipe.overlap_steps)
         if not math.isfinite(loss.item()):
             raise BuildError(f"the training diverged at step {step}: lower drafter.make.training.learning_rate")
         self._optimizer.zero_grad()
@@ -154,7 +154,7 @@ class Distiller:
             learnt = self._head(last_hidden(self._student, lesson.token_ids)[lesson.taught])
             with torch.no_grad():
                 taught = self._head(lesson.hidden)
-        return (refusal if overlap else divergence)(learnt.float(), taught.float())
+        return (total_variation if overlap else divergence)(learnt.float(), taught.float())
 
     def _autocast(self) -> torch.autocast:
         dtype = self._head.weight.dtype
@@ -210,7 +210,7 @@ def divergence(learnt: Tensor, taught: Tensor) -> Tensor:
     return kl_div(learnt.log_softmax(-1), taught.log_softmax(-1), log_target=True, reduction="batchmean")
 
 
-def refusal(learnt: Tensor, taught: Tensor) -> Tensor:
+def total_variation(learnt: Tensor, taught: Tensor) -> Tensor:
     """``1 - sum_v min(p, q)``, the mean over rows of logits ``[N, Vd]``: what strict verification refuses."""
     return 1 - torch.minimum(learnt.softmax(-1), taught.softmax(-1)).sum(-1).mean()
 

@@ -150,11 +150,8 @@ def device_of(name: str | None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
-    except (
-        RuntimeError,
-        AssertionError,
-        NotImplementedError,
-    ):  # an unknown name; no CUDA in this build; no such backend
+    # An unknown name; no CUDA in this build; no such backend.
+    except (RuntimeError, AssertionError, NotImplementedError):
         raise ConfigError("--device", name, "a device of this machine: cpu, cuda or cuda:<number>") from None
     return device
 

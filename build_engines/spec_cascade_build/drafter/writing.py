@@ -70,6 +70,7 @@ class Making:
 
     Raises:
         PairError: The pair's drafter is not one that is made.
+        ConfigError: A text stands there twice.
         BuildError: The target cannot be built, or the work directory belongs to another making.
     """
 
@@ -88,6 +89,7 @@ class Making:
             _Text(f"drafter.make.text[{number}]", text, self._read(text.prompts))
             for number, text in enumerate(self.recipe.text)
         ]
+        _check_distinct(self._texts)
         self.fingerprint = fingerprint(pair.target, self.base, console)
         inputs = {"target": self.fingerprint, "dtype": pair.dtype, "seed": self.recipe.seed}
         self.key = {**inputs, "texts": [text.key for text in self._texts]}
@@ -166,3 +168,13 @@ class Making:
                 compile_model(headless, partial)
             partial.rename(package)
         return CompiledForward.load(package)
+
+
+def _check_distinct(texts: list[_Text]) -> None:
+    """Refuse a text that stands there twice: what is held out of one would be learnt from the other."""
+    keys = [text.key for text in texts]
+    for number, text in enumerate(texts):
+        first = keys.index(text.key)
+        if first < number:
+            allowed = f"another text than text[{first}]; more answers there make it longer"
+            raise ConfigError(text.field, text.recipe.model_dump(exclude_unset=True), allowed)

@@ -94,7 +94,8 @@ def test_the_table_the_json_and_the_plot_of_a_pair(engine: Path, tmp_path: Path)
 def test_greedy_output_is_the_same_from_every_lossless_subject_in_float32(engine: Path, tmp_path: Path) -> None:
     found = measured(engine, tmp_path / "o.json", "--concurrency", "1", "--rule", "strict")
     lossless = {line["subject"]: line["same_tokens"] for line in found["summary"] if "bfloat16" not in line["subject"]}
-    assert {"target only", "no drafter", "strict", "generate float32"} < set(lossless)
+    # Assisted generation runs in the dtype that `generate` was faster in here: one of those, or not.
+    assert {"target only", "no drafter", "strict", "generate float32"} <= set(lossless)
     assert set(lossless.values()) == {1.0}
 
 

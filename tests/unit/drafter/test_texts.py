@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from spec_cascade.engines.pytorch.load import load_target
+from spec_cascade.errors import ConfigError
 from spec_cascade_build.drafter.conversation import read_prompts
 from spec_cascade_build.drafter.make import make
 from spec_cascade_build.drafter.score_settings import PROMPTS
@@ -66,6 +67,15 @@ def test_several_texts_are_learnt_together(place: Path) -> None:
     make(pair_of(place, text=[asked]), place / "alone", quiet())
     (alone,) = place.glob("alone/text/*/00001.safetensors")
     assert alone.read_bytes() == (place / "work" / alone.relative_to(place / "alone")).read_bytes()
+
+
+def test_the_same_text_twice_is_refused(place: Path) -> None:
+    """What is held out of one would be learnt from the other."""
+    for name in ("prompts.txt", "same.txt"):
+        (place / name).write_text("the cat\nthe dog\n", encoding="utf-8")
+    texts = [{**TEXT, "prompts": "prompts.txt"}, TEXT, {**TEXT, "prompts": "same.txt", "answers": 60}]
+    with pytest.raises(ConfigError, match=r"drafter.make.text\[2\] = .* must be another text than text\[0\]"):
+        make(pair_of(place, text=texts), place / "work", quiet())
 
 
 def test_a_text_at_temperature_0_says_what_is_most_likely(place: Path) -> None:
