@@ -32,10 +32,9 @@ def certificate(tmp_path_factory):
 def url(request, certificate):
     key, cert = certificate
     if request.param == "https":
-        server = HttpServer([WHOLE])
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(cert, key)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server = HttpServer([WHOLE], context)
         # A client that mistrusts us ends the handshake: nothing to report.
         server.handle_error = lambda *_: None
     else:
