@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from rich.console import Console
 
 # Without a GPU the kernels are interpreted; Triton-lang looks at this once, when it is first imported.
@@ -18,6 +19,16 @@ if not torch.cuda.is_available():
 # interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A test says the same everywhere and every day: no clock ends an example, and the examples are always the same.
+# SPEC_CASCADE_EXAMPLES asks for new ones.
+settings.register_profile(
+    "tests",
+    deadline=None,
+    derandomize="SPEC_CASCADE_EXAMPLES" not in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("tests")
 
 ROOT = Path(__file__).parents[1]
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from copy import deepcopy
+from threading import Event
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -18,7 +21,7 @@ from spec_cascade.engines.pytorch.model import CachedModel
 from spec_cascade.rules import parse_rule
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from transformers import PreTrainedModel
 
@@ -154,3 +157,19 @@ def tiny_engine(
         eos=eos,
         fallback=fallback,
     )
+
+
+@contextmanager
+def standing_still(engine: PytorchEngine) -> Iterator[None]:
+    """An engine that begins no round, whatever is submitted meanwhile."""
+    go, step = Event(), engine._loop.step
+
+    def held() -> None:
+        assert go.wait(60)
+        step()
+
+    with patch.object(engine._loop, "step", held):
+        try:
+            yield
+        finally:
+            go.set()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from http.client import HTTPConnection
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from tests.triton.conftest import ScriptedServer
 
 PLACES = 6
-FREED_WITHIN_SECONDS = 1.0
+FREED_WITHIN_SECONDS = 5.0
+"""Half a second on an idle machine; none of these outputs would end by itself."""
 
 
 @pytest.fixture(autouse=True)
@@ -64,12 +66,12 @@ def test_an_http_client_that_disconnects_frees_its_place(
 
 def test_the_server_does_not_see_an_http_client_leave_before_its_answer_begins(scripted_server: ScriptedServer) -> None:
     """It does not read a connection between request and response; the place is free when the output is complete."""
-    connection = send(scripted_server, body(SLOW, max_tokens=20), "ensemble/generate")
+    connection = send(scripted_server, body(SLOW, max_tokens=60), "ensemble/generate")
     eventually(lambda: scripted_server.counts()["live"] == 1)
     connection.close()
     time.sleep(0.5)
     assert scripted_server.counts()["live"] == 1
-    eventually(lambda: scripted_server.counts()["live"] == 0)
+    eventually(lambda: scripted_server.counts()["live"] == 0, 20)
 
 
 @pytest.mark.parametrize("seed", [QUIET, HUSHED, SLOW])
@@ -81,7 +83,10 @@ def test_a_grpc_client_that_cancels_frees_its_place(scripted_server: ScriptedSer
     client.start_stream(lambda result, error: answers.append((result, error)))
     client.async_stream_infer("ensemble", [tensor(*item) for item in body(seed, stream=stream).items()])
     eventually(lambda: scripted_server.counts()["live"] == 1)
-    time.sleep(0.2)
+    if stream and seed != QUIET:
+        eventually(lambda: any(result is not None for result, _ in answers))
+    else:
+        time.sleep(0.2)
     client.stop_stream(cancel_requests=True)
     client.close()
     eventually(lambda: scripted_server.counts()["live"] == 0, FREED_WITHIN_SECONDS)
@@ -137,11 +142,13 @@ def test_clients_that_come_and_go_leave_the_engine_free(scripted_server: Scripte
 
     def come_and_go(i: int) -> None:
         for k in range(6):
-            connection, response = open_post(scripted_server.server, body(SLOW, stream=True))
-            if response.status == 200:
-                response.read(1 + 97 * ((i + k) % 5))
-            time.sleep(0.01 * ((i * k) % 7))
-            disconnect(connection, response)
+            # A server with no place left may end the connection in mid-answer.
+            with suppress(OSError, HTTPException):
+                connection, response = open_post(scripted_server.server, body(SLOW, stream=True))
+                if response.status == 200:
+                    response.read(1 + 97 * ((i + k) % 5))
+                time.sleep(0.01 * ((i * k) % 7))
+                disconnect(connection, response)
 
     threads = [threading.Thread(target=come_and_go, args=(i,)) for i in range(4)]
     for thread in threads:

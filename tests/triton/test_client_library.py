@@ -135,7 +135,7 @@ def test_a_failure_of_the_engine_comes_after_what_was_written(scripted_server: S
 @pytest.mark.usefixtures("_places_free")
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_silence_in_mid_stream_is_noticed_and_frees_the_place(scripted_server: ScriptedServer, protocol: str) -> None:
-    with Client(url_of(scripted_server.server, protocol), idle_timeout=0.5) as client:
+    with Client(url_of(scripted_server.server, protocol), idle_timeout=2) as client:
         stream = client.stream("abc", Options(seed=HUSHED, max_tokens=100))
         next(stream)
         with pytest.raises(IdleTimeoutError):

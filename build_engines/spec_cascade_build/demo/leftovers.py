@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 _SHARED_MEMORY = Path("/dev/shm")
+_GONE_WITHIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,14 @@ class Footprint:
     shared_memory: frozenset[str]
 
     def leftovers(self) -> list[str]:
-        """What is still there of the server, in words."""
+        """What stays of the server, in words."""
+        # A process that was killed is gone a moment later.
+        deadline = time.monotonic() + _GONE_WITHIN_SECONDS
+        while (found := self._found()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return found
+
+    def _found(self) -> list[str]:
         return [
             *(f"process {pid}" for pid in _session(self.pid)),
             *(f"a listener on {url}" for url in self.urls if _answers(url)),

@@ -40,7 +40,7 @@ class WrittenSubject:
     def reply(self, task: Task, clock: Clock) -> Reply:
         self.log.append(self.name)
         if self.meeting is not None:
-            self.meeting.wait(timeout=10)
+            self.meeting.wait(timeout=60)
         started = clock()
         chunks = ((clock(), 1), (clock(), 1))
         return Reply(prompt=task.prompt, token_ids=(task.prompt, 7), started=started, chunks=chunks, target_calls=2)

@@ -216,27 +216,27 @@ def test_an_error_in_mid_stream_comes_after_the_chunks_before_it(serve, connect)
 
 def test_silence_between_chunks_is_an_error_and_cancels(serve, connect):
     record = serve(Send(FIRST), Pause(20))
-    with connect(record.url, idle_timeout=0.2) as client:
+    with connect(record.url, idle_timeout=1.5) as client:
         stream = client.stream("Why?")
         assert next(stream).text == " Die"
         start = time.monotonic()
-        with pytest.raises(IdleTimeoutError, match=r"sent nothing for 0\.2 s"):
+        with pytest.raises(IdleTimeoutError, match=r"sent nothing for 1\.5 s"):
             next(stream)
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 10
         assert record.client_gone.wait(5)
 
 
 def test_silence_before_the_one_response_is_an_error(serve, connect):
     record = serve(Pause(20))
-    with connect(record.url, response_timeout=0.2) as client, pytest.raises(IdleTimeoutError):
+    with connect(record.url, response_timeout=1) as client, pytest.raises(IdleTimeoutError):
         client.generate("Why?")
     assert record.client_gone.wait(5)
 
 
 def test_pauses_shorter_than_the_timeout_do_not_add_up(serve, connect):
-    steps = [step for i in range(4) for step in (Pause(0.15), Send(FIRST | {"response_index": [i]}))]
+    steps = [step for i in range(4) for step in (Pause(0.4), Send(FIRST | {"response_index": [i]}))]
     record = serve(*steps, Send(LAST | {"response_index": [4]}, final=True))
-    with connect(record.url, idle_timeout=0.4) as client:
+    with connect(record.url, idle_timeout=1.5) as client:
         assert client.stream("Why?").result().text == " Die" * 4
 
 
@@ -253,9 +253,10 @@ def test_closing_from_another_thread_ends_the_iteration_quietly(serve, connect):
     record = serve(Send(FIRST), Pause(20))
     with connect(record.url) as client:
         stream = client.stream("Why?")
+        assert next(stream).text == " Die"
         timer = threading.Timer(0.2, stream.close)
         timer.start()
-        assert [c.text for c in stream] == [" Die"]
+        assert list(stream) == []
         timer.join()
         assert record.client_gone.wait(5)
 
@@ -307,12 +308,12 @@ def test_a_response_that_breaks_the_contract_is_an_error(serve, broken, connect)
 
 
 def test_many_streams_run_at_a_time_on_one_client(serve):
-    record = serve(Send(FIRST), Pause(0.2), Send(LAST | {"response_index": [1]}, final=True))
+    record = serve(Send(FIRST), Pause(1), Send(LAST | {"response_index": [1]}, final=True))
     start = time.monotonic()
     with Client(record.url) as client:
         streams = [client.stream(str(i)) for i in range(8)]
         assert [s.result().text for s in streams] == [" Die"] * 8
-    assert time.monotonic() - start < 1.2
+    assert time.monotonic() - start < 6
     assert sorted(r["text_input"][0] for r in record.requests) == [str(i) for i in range(8)]
 
 

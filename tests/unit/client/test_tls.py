@@ -34,13 +34,12 @@ def serving(scheme, certificate, *, demanding):
     """A server with the certificate; a demanding one trusts no client without it."""
     key, cert = certificate
     if scheme == "https":
-        server = HttpServer([WHOLE])
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(cert, key)
         if demanding:
             context.load_verify_locations(cert)
             context.verify_mode = ssl.CERT_REQUIRED
-        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server = HttpServer([WHOLE], tls=context)
         # A client that mistrusts us, or that we mistrust, ends the handshake: nothing to report.
         server.handle_error = lambda *_: None
     else:

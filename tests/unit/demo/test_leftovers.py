@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from spec_cascade_build.demo import leftovers
 from spec_cascade_build.demo.leftovers import Footprint, own_shared_memory
 
 pytestmark = pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs Linux")
@@ -22,6 +24,11 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 print(listener.getsockname()[1], child.pid, flush=True)
 sys.stdin.read()
 """
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    monkeypatch.setattr(leftovers, "_GONE_WITHIN_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -49,6 +56,17 @@ def test_a_child_that_outlives_its_server_is_seen(server):
     process.stdin.close()
     process.wait()
     assert Footprint(process.pid, (url,), own_shared_memory()).leftovers() == [f"process {child}"]
+
+
+def test_a_child_that_is_about_to_go_is_waited_for(server, monkeypatch):
+    monkeypatch.setattr(leftovers, "_GONE_WITHIN_SECONDS", 30.0)
+    process, url, child = server
+    process.stdin.close()
+    process.wait()
+    killer = threading.Timer(0.2, os.kill, (child, 9))
+    killer.start()
+    assert Footprint(process.pid, (url,), own_shared_memory()).leftovers() == []
+    killer.join()
 
 
 def test_shared_memory_of_this_process_is_seen_and_that_of_others_is_not():

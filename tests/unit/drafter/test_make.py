@@ -43,7 +43,8 @@ def test_a_drafter_is_made_built_and_served(place: Path) -> None:
     assert (manifest.vocabulary.drafter_logits, manifest.vocabulary.target_logits) == (200, 300)
     engine = open_engine(place / "engine")
     try:
-        request = GenerationRequest(prompt_ids=(1, 5, 6), sampling=SamplingParams(max_tokens=64))
+        # A length that is asked for is kept, whatever drafting costs here.
+        request = GenerationRequest(prompt_ids=(1, 5, 6), sampling=SamplingParams(max_tokens=64), draft_length=4)
         statistics = list(engine.submit(request))[-1].statistics
     finally:
         engine.close()
@@ -63,7 +64,8 @@ def test_training_raises_the_agreement_on_text_that_was_not_learnt(place: Path) 
 def test_a_kill_and_a_second_call_make_the_same_drafter_as_no_kill(
     place: Path, killed_at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pair = pair_of(place, training={**TRAINING, "on_policy_steps": 15, "on_policy_tokens": 3})
+    # Many steps behind the first checkpoint, for the kill to come in time.
+    pair = pair_of(place, training={**TRAINING, "steps": 200, "on_policy_steps": 15, "on_policy_tokens": 3})
     directory, made = make(pair, place / "whole", quiet())
     expected = weights(directory)
     shutil.rmtree(directory)
@@ -88,7 +90,7 @@ def test_a_kill_and_a_second_call_make_the_same_drafter_as_no_kill(
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     # What was there is not done again.
     assert shard(place / "killed", 0).stat().st_mtime_ns == written
-    assert min(steps, default=60) >= (10 if killed_at == "training.pt" else 0)
+    assert min(steps, default=200) >= (10 if killed_at == "training.pt" else 0)
 
 
 def _watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:

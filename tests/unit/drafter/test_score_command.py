@@ -163,23 +163,27 @@ def test_a_pair_file_is_built_first(prompts: Path, tmp_path: Path):
     assert "repeat with: " in output
 
 
-def test_a_perfect_and_cheap_drafter_pays(twin: Path, prompts: Path):
+def verdicts(engine: Path, prompts: Path, *, draft: float) -> dict[str, str]:
+    """By rule, were a step of the drafter ``draft`` forwards of the target and judging free."""
+
     def measured(pair: object, token_ids: object, ways: list[Any], **_: object) -> MeasuredCosts:
         nothing = (0.0,) * (LONGEST + 1)
         return MeasuredCosts(
             context=20,
             repetitions=1,
-            draft={way.temperature: 0.1 for way in ways},
+            draft={way.temperature: draft for way in ways},
             score=(1.0,) * (LONGEST + 1),
             verify={way.name: nothing for way in ways},
         )
 
-    settings = ScoreSettings(engine_dir=twin, prompts=prompts, tokens=10, rules=("strict",))
-    found = score(settings, Manifest.read(twin), tell=lambda *_: lambda _: None, measure=measured)
-    assert {name: prediction.verdict for name, prediction in found.predictions.items()} == {
-        "strict": "pays: K = 8, 5.00x predicted",
-        "greedy": "pays: K = 8, 5.00x predicted",
-    }
+    settings = ScoreSettings(engine_dir=engine, prompts=prompts, tokens=10, rules=("strict",))
+    found = score(settings, Manifest.read(engine), tell=lambda *_: lambda _: None, measure=measured)
+    return {name: prediction.verdict for name, prediction in found.predictions.items()}
+
+
+def test_a_perfect_and_cheap_drafter_pays(twin: Path, prompts: Path):
+    pays = "pays: K = 8, 5.00x predicted"
+    assert verdicts(twin, prompts, draft=0.1) == {"strict": pays, "greedy": pays}
 
 
 def test_a_drafter_larger_than_its_target_is_slower_at_every_length(prompts: Path, tmp_path: Path):
@@ -191,7 +195,8 @@ def test_a_drafter_larger_than_its_target_is_slower_at_every_length(prompts: Pat
             # A layer that adds nothing: the drafter agrees with the target in all, and costs several times as much.
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
-    output = run(built(tmp_path, slow), "--prompts", prompts, *QUICK, *ONE_RULE)
+    # Measured for real: enough repetitions that no single stall decides.
+    output = run(built(tmp_path, slow), "--prompts", prompts, *QUICK, *ONE_RULE, "--repetitions", "13")
     for rule in ("strict", "greedy"):
         assert verdict(output, rule).startswith("c = ")
         assert verdict(output, rule).endswith(", acceptance 1.00: slower at every K")
@@ -202,9 +207,9 @@ def test_an_untrained_drafter_is_told_so(prompts: Path, tmp_path: Path):
     with torch.no_grad():
         # Sure of itself, and of something else than the target.
         untrained.model.norm.weight *= 40
-    output = run(built(tmp_path, untrained), "--prompts", prompts, *QUICK, *ONE_RULE)
-    assert verdict(output).startswith("acceptance 0.0")
-    assert verdict(output).endswith(": this drafter agrees with the target hardly ever; slower at every K")
+    found = verdicts(built(tmp_path, untrained), prompts, draft=0.5)["strict"]
+    assert found.startswith("acceptance 0.0")
+    assert found.endswith(": this drafter agrees with the target hardly ever; slower at every K")
 
 
 def test_a_pair_without_a_common_vocabulary_ends_with_the_first_id_that_differs(prompts: Path, tmp_path: Path):

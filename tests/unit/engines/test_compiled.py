@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from spec_cascade.engines.protocol import Engine
 
 
+# The first test waits for three compilations.
+pytestmark = pytest.mark.timeout(1200)
+
+
 @pytest.fixture(scope="module")
 def compiled_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny engine directory whose models are compiled: half a minute."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from threading import Thread
 
 import pytest
@@ -10,7 +11,7 @@ from spec_cascade.decoding.request import FinishReason, GenerationRequest
 from spec_cascade.decoding.sampling import SamplingParams
 from spec_cascade.errors import ConfigError, EngineError
 from spec_cascade.rules import parse_rule
-from tests.tiny import VOCAB, tiny_engine, tiny_llama
+from tests.tiny import VOCAB, standing_still, tiny_engine, tiny_llama
 
 
 def test_each_bad_request_is_refused_by_the_name_of_its_field() -> None:
@@ -81,19 +82,22 @@ def test_lossy_rules_start_strict_and_the_statistics_say_so() -> None:
 
 def test_close_ends_what_runs_and_what_waits() -> None:
     engine = tiny_engine(tiny_llama(), None, max_batch_size=1)
-    runs = [
-        engine.submit(GenerationRequest(prompt_ids=(1, 2), sampling=SamplingParams(max_tokens=150))) for _ in range(3)
-    ]
+    request = GenerationRequest(prompt_ids=(1, 2), sampling=SamplingParams(max_tokens=150))
     ends: list[FinishReason | None] = []
-    readers = [Thread(target=lambda run=run: ends.append([*run][-1].finish_reason)) for run in runs]
-    for reader in readers:
-        reader.start()
-    engine.close()
-    for reader in readers:
-        reader.join(30)
-    assert not any(reader.is_alive() for reader in readers)
-    assert len(ends) == 3
-    assert FinishReason.CANCELLED in ends
+    with standing_still(engine):
+        readers = [
+            Thread(target=lambda run=run: ends.append([*run][-1].finish_reason))
+            for run in [engine.submit(request) for _ in range(3)]
+        ]
+        closer = Thread(target=engine.close)
+        for thread in (*readers, closer):
+            thread.start()
+        while not engine._closing:
+            time.sleep(0.001)
+    for thread in (*readers, closer):
+        thread.join(30)
+        assert not thread.is_alive()
+    assert ends == [FinishReason.CANCELLED] * 3
     with pytest.raises(EngineError, match="closed"):
         engine.submit(GenerationRequest(prompt_ids=(1,)))
     engine.close()

@@ -203,9 +203,9 @@ def test_what_one_sequence_left_behind_cannot_harm_the_next(static: bool) -> Non
     model.truncate(0, 1)
     clean.forward([Feed(0, [1], rows=1)])
     feeds = [Feed(0, [2, 3, 4, 5, 6, 7], rows=2), Feed(1, [8], rows=1)]
-    torch.testing.assert_close(model.forward(feeds), clean.forward(feeds))
+    torch.testing.assert_close(model.forward(feeds), clean.forward(feeds), atol=1e-4, rtol=1e-4)
     feeds = [Feed(0, [7], rows=1), Feed(1, [8], rows=1)]
-    torch.testing.assert_close(model.forward(feeds), clean.forward(feeds))
+    torch.testing.assert_close(model.forward(feeds), clean.forward(feeds), atol=1e-4, rtol=1e-4)
 
 
 class Counted:

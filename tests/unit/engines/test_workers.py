@@ -48,7 +48,7 @@ engine.close()
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux shows them")
 def test_workers_go_when_told_and_an_open_engine_leaves_none_behind(built_engine: Path) -> None:
     script = SCRIPT.replace("ENGINE", repr(str(built_engine)))
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)
     (before, computed, released, is_gnu), (again,), (opened, still) = (
         line.split() for line in run.stdout.strip().splitlines()
     )

@@ -67,7 +67,10 @@ class Twins:
         expected = self.ragged.forward(feeds)
         got = self.static.forward(feeds)
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
-        assert torch.equal(got.argmax(-1), expected.argmax(-1))
+        # A tie may fall either way.
+        best = expected.topk(2).values
+        clear = best[:, 0] - best[:, 1] > 1e-3
+        assert torch.equal(got.argmax(-1)[clear], expected.argmax(-1)[clear])
         assert self.static.cache.lengths == self.lengths
 
     def decode(self, known: dict[int, int], drafted: dict[int, int], *, rows: int | None = None) -> Shape:

@@ -117,7 +117,7 @@ def test_a_client_that_goes_away_frees_its_place_also_while_the_engine_is_quiet(
         live.start(request(seed, tokens=1000), sender)
         time.sleep(0.1)
         sender.client_gone = True
-        assert sender.ended.wait(1)
+        assert sender.ended.wait(5)
         assert sender.error is None
         eventually(lambda: engine.live == 0)
         assert engine.cancelled == 1
@@ -128,10 +128,11 @@ def test_a_request_with_a_token_gets_heartbeats_and_can_be_cancelled_by_it() -> 
         sender, other = RecordingSender(), RecordingSender()
         live.start(request(QUIET, token="one", stream=False), sender)
         live.start(request(QUIET, token="two", stream=False), other)
-        eventually(lambda: sender.sent == [{"request_token": "one"}] * 2)
+        eventually(lambda: len(sender.sent) >= 2)
+        assert all(values == {"request_token": "one"} for values in sender.sent)
         live.cancel("nobody")
         live.cancel("one")
-        assert sender.ended.wait(1)
+        assert sender.ended.wait(5)
         assert not other.ended.is_set()
         assert engine.cancelled == 1
         live.cancel("one")
@@ -188,7 +189,7 @@ def test_one_sender_that_cannot_be_asked_does_not_end_the_watch_over_the_others(
         live.start(request(QUIET), broken)
         live.start(request(QUIET), sound)
         sound.client_gone = True
-        assert sound.ended.wait(2)
+        assert sound.ended.wait(5)
         assert not broken.ended.is_set()
 
 
@@ -217,8 +218,8 @@ def test_a_request_is_not_finished_while_the_server_is_asked_about_it() -> None:
     with serving() as (_, live):
         senders = [SlowToAsk() for _ in range(3)]
         for sender in senders:
-            live.start(request(SLOW, tokens=3), sender)
-        assert all(sender.ended.wait(5) for sender in senders)
+            live.start(request(SLOW, tokens=10), sender)
+        assert all(sender.ended.wait(10) for sender in senders)
         time.sleep(0.1)
     assert overlaps
     assert not any(overlaps)

@@ -61,8 +61,8 @@ def test_a_taken_port_is_named(taken_port: int) -> None:
 
 
 def test_a_port_is_given_once() -> None:
-    with pytest.raises(ConfigError, match=r"grpc_port = 23456 .*of its own"):
-        resolve_ports(HOST, http_port=23456, grpc_port=23456)
+    with pytest.raises(ConfigError, match=r"grpc_port = 18456 .*of its own"):
+        resolve_ports(HOST, http_port=18456, grpc_port=18456)
 
 
 @pytest.mark.parametrize("port", [-1, 65536])

@@ -23,7 +23,7 @@ def test_every_kernel_compiles_to_machine_code(tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=540,
         check=False,
     )
     assert run.returncode == 0, run.stderr[-4000:]
