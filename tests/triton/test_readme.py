@@ -60,13 +60,19 @@ def wait_until_ready(server: subprocess.Popen[str]) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("demo_engine")
 def test_every_snippet_does_what_the_readme_says() -> None:
-    build, serve, generate, curl, rules, bench_verify, score, bench = SNIPPETS
+    build, serve, generate, curl, library, canary, stats, metrics, rules, bench_verify, score, bench = SNIPPETS
     assert "up to date" in output_of(build)
     server = started(serve)
     try:
         wait_until_ready(server)
         assert "Paris" in output_of(generate)
         assert '"finish_reason":"stop"' in output_of(curl)
+        assert output_of(library).strip()
+        assert output_of(canary).startswith("canary: ok")
+        looked = output_of(stats)
+        assert all(what in looked for what in ("tokens per target call", "token_v3", "time to first token"))
+        counted = output_of(metrics)
+        assert all(f'rule="{rule}"' in counted for rule in ("token_v3", "opt"))
     finally:
         server.send_signal(signal.SIGINT)
         output, _ = server.communicate(timeout=60)
