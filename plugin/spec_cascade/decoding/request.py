@@ -51,6 +51,10 @@ AUTO = -1
 """A draft length: the engine picks it, round by round, from what it measures; 0 is among its choices."""
 
 
+DEFAULT_PRIORITY = 0.5
+"""As in TensorRT-LLM's executor."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One prompt to continue.
@@ -63,6 +67,8 @@ class GenerationRequest:
         reproducible: The output depends on the request alone: where the engine would go by what it measures, it drafts
             a fixed number of tokens instead.
         timeout_ms: Milliseconds after submission at which the request ends with what it has; None is no limit.
+        priority: In [0, 1]. Of the requests that wait, the one with the highest gets the next free slot; of equal ones
+            the one that came first. What runs is not interrupted.
     """
 
     prompt_ids: tuple[int, ...]
@@ -71,6 +77,7 @@ class GenerationRequest:
     draft_length: int | None = None
     reproducible: bool = False
     timeout_ms: int | None = None
+    priority: float = DEFAULT_PRIORITY
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -79,6 +86,8 @@ class GenerationRequest:
             raise ConfigError("draft_length", self.draft_length, f"an integer >= 0, or {AUTO} for automatic")
         if self.timeout_ms is not None and self.timeout_ms < 1:
             raise ConfigError("timeout_ms", self.timeout_ms, "an integer >= 1")
+        if not 0 <= self.priority <= 1:
+            raise ConfigError("priority", self.priority, "a number in [0, 1]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

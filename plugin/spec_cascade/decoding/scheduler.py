@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from bisect import insort
 from threading import Condition
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Scheduler:
-    """Admits waiting sequences, first come first served, as soon as a slot is free.
+    """Admits waiting sequences as soon as a slot is free: by priority, equal ones first come first served.
 
     Any thread may `add` and `wake`; the rest belongs to the loop's thread. The live sequences are ``running``, and a
     sequence's slot is its place in that list.
@@ -22,7 +22,8 @@ class Scheduler:
 
     def __init__(self, *, max_batch_size: int, max_queue_size: int) -> None:
         self.running: list[Sequence] = []
-        self._waiting: deque[Sequence] = deque()
+        # In the order in which they are admitted.
+        self._waiting: list[Sequence] = []
         self._changed = Condition()
         self._max_batch_size = max_batch_size
         self._max_queue_size = max_queue_size
@@ -50,7 +51,7 @@ class Scheduler:
                     f"{len(self._waiting)} requests wait, the limit is {self._max_queue_size}: try again later"
                 )
             sequence.submitted = time.monotonic()
-            self._waiting.append(sequence)
+            insort(self._waiting, sequence, key=_urgency)
             self._changed.notify()
 
     def wake(self) -> None:
@@ -68,7 +69,7 @@ class Scheduler:
         """Give free slots to waiting sequences."""
         with self._changed:
             while self._waiting and len(self.running) < self._max_batch_size:
-                sequence = self._waiting.popleft()
+                sequence = self._waiting.pop(0)
                 _count_wait(sequence)
                 sequence.slot = len(self.running)
                 self.running.append(sequence)
@@ -95,6 +96,10 @@ class Scheduler:
             self.running[destination] = last
         sequence.slot = -1
         return source, destination
+
+
+def _urgency(sequence: Sequence) -> float:
+    return -sequence.request.priority
 
 
 def _count_wait(sequence: Sequence) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from spec_cascade.decoding.loop import DecodingLoop
 from spec_cascade.decoding.policy import DraftPolicy, PolicySettings
-from spec_cascade.decoding.request import GenerationRequest, RoundOutput
+from spec_cascade.decoding.request import DEFAULT_PRIORITY, GenerationRequest, RoundOutput
 from spec_cascade.decoding.sampling import SamplingParams
 from spec_cascade.decoding.scheduler import Scheduler
 from spec_cascade.decoding.sequence import Sequence
@@ -91,6 +91,7 @@ class Bench:
         ordered: bool = True,
         reproducible: bool = False,
         deadline: float | None = None,
+        priority: float = DEFAULT_PRIORITY,
         **sampling: Any,
     ) -> Sequence:
         """Queue a request as the engine does; unless ``ordered``, its draft length is the engine's default."""
@@ -99,6 +100,7 @@ class Bench:
             sampling=SamplingParams(**sampling),
             draft_length=draft_length if ordered else None,
             reproducible=reproducible,
+            priority=priority,
         )
         parsed, params = parse_rule(rule), request.sampling
         sequence = Sequence(

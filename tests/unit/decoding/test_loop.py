@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from spec_cascade.decoding.request import FinishReason, RoundOutput, TokenSource
-from spec_cascade.errors import QueueFullError
+from spec_cascade.decoding.request import FinishReason, GenerationRequest, RoundOutput, TokenSource
+from spec_cascade.errors import ConfigError, QueueFullError
 from tests.unit.decoding.bench import CHUNK, MAX_SEQ_LEN, Bench, drained, prompt, tokens
 
 if TYPE_CHECKING:
@@ -148,6 +148,27 @@ def test_a_full_queue_refuses() -> None:
     with pytest.raises(QueueFullError, match="the limit is 1"):
         bench.add(prompt(4), max_tokens=4)
     bench.run()
+
+
+def test_who_waits_is_admitted_by_priority_and_equal_ones_in_their_order() -> None:
+    bench = Bench(batch=1)
+    running = bench.add(prompt(4), max_tokens=6, priority=0)
+    bench.step()
+    asked = [0.5, 0.0, 1.0, 0.5, 0.75, 1.0]
+    waiting = [bench.add(prompt(4, i), max_tokens=2, priority=priority) for i, priority in enumerate(asked)]
+    admitted: list[Sequence] = []
+    while not bench.scheduler.is_idle:
+        if bench.scheduler.running and bench.scheduler.running[0] not in admitted:
+            admitted += bench.scheduler.running
+        bench.step()
+    assert [sequence.request.priority for sequence in waiting] == asked
+    assert admitted == [running, *(waiting[i] for i in (2, 5, 4, 0, 3, 1))]
+
+
+@pytest.mark.parametrize("priority", [-0.1, 1.1, float("nan")])
+def test_a_priority_is_between_0_and_1(priority: float) -> None:
+    with pytest.raises(ConfigError, match=r"priority = .* a number in \[0, 1\]"):
+        GenerationRequest(prompt_ids=(1,), priority=priority)
 
 
 def test_the_time_of_each_round_that_judged_drafts_is_kept() -> None:
