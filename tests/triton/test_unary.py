@@ -93,7 +93,7 @@ def test_only_the_outputs_that_are_asked_for_come(server: TritonServer) -> None:
 
 
 def test_parameters_stand_for_tensors_here_too(server: TritonServer) -> None:
-    parameters = {"max_tokens": 24, "temperature": 0, "stream": True}
+    parameters = {"max_tokens": 24, "temperature": 0.0, "top_p": 1, "stream": True}
     result = infer(server, "grpc", {"text_input": USUAL["text_input"]}, parameters=parameters)
     assert text(result) == text(infer(server, "grpc", USUAL))
 

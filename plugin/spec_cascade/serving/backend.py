@@ -82,17 +82,26 @@ async def ask_ensemble(request: Any) -> Any:
     When the request is cancelled, so is what the ensemble does for it.
 
     Raises:
+        ConfigError: The ensemble would not read the request either.
         PassedOnError: The ensemble answered with an error, or, having been cancelled, not at all.
     """
+    request_fields(request, wire.ENSEMBLE_INPUTS)
     token = secrets.token_hex(16)
     parameters = json.loads(request.parameters() or "{}")
-    if isinstance(parameters.get("stream"), bool):
-        del parameters["stream"]
+    parameters.pop("stream", None)
+    # The server passes no such parameter from model to model; as a tensor it does.
+    fractions = {name: value for name, value in parameters.items() if isinstance(value, float)}
     inner = pb_utils.InferenceRequest(
         model_name="ensemble",
         requested_output_names=list(request.requested_output_names()),
-        inputs=[tensor for tensor in request.inputs() if tensor.name() != "stream"],
-        parameters={**parameters, wire.UNARY_TOKEN.name: token},
+        inputs=[
+            *(tensor for tensor in request.inputs() if tensor.name() != "stream"),
+            *_tensors(fractions, wire.ENSEMBLE_INPUTS),
+        ],
+        parameters={
+            **{name: value for name, value in parameters.items() if name not in fractions},
+            wire.UNARY_TOKEN.name: token,
+        },
     )
     watch = asyncio.create_task(_pass_cancellation_on(request, token))
     try:

@@ -142,6 +142,8 @@ class InferenceRequest:
     seconds: ClassVar[float] = 0
 
     def __post_init__(self) -> None:
+        if not all(isinstance(value, (bool, int, str)) for value in self.parameters.values()):
+            raise TritonModelException("Expected keys to be string and values to be bool, int or string")
         self.made.append(self)
 
     def exec(self, *, decoupled: bool) -> list[InferenceResponse]:
@@ -246,16 +248,51 @@ PROMPT = Tensor("text_input", np.array([[b"hi"]], dtype=np.object_))
 STREAM = Tensor("stream", np.array([[True]]))
 
 
-def test_the_ensemble_is_asked_for_one_response_under_a_name(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "request_", [Request([PROMPT, STREAM], '{"max_tokens": 3}'), Request([PROMPT], '{"stream": true, "max_tokens": 3}')]
+)
+def test_the_ensemble_is_asked_for_one_response_under_a_name(
+    backend: Any, monkeypatch: pytest.MonkeyPatch, request_: Request
+) -> None:
     answer = [Tensor("text_output", np.array([b"ho"], dtype=np.object_))]
     monkeypatch.setattr(InferenceRequest, "answers", [InferenceResponse(answer), InferenceResponse()])
-    request = Request([PROMPT, STREAM], '{"stream": true, "max_tokens": 3}')
-    assert asyncio.run(backend.ask_ensemble(request)).output_tensors() == answer
+    assert asyncio.run(backend.ask_ensemble(request_)).output_tensors() == answer
     (inner,) = InferenceRequest.made
     assert (inner.model_name, inner.requested_output_names, inner.inputs) == ("ensemble", ["text_output"], [PROMPT])
     token = inner.parameters.pop("unary_token")
     assert len(token) == 32
     assert inner.parameters == {"max_tokens": 3}
+
+
+def test_a_parameter_that_is_no_whole_number_is_passed_on_as_a_tensor(
+    backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server passes no such parameter from model to model."""
+    monkeypatch.setattr(InferenceRequest, "answers", [InferenceResponse([PROMPT])])
+    asyncio.run(backend.ask_ensemble(Request([PROMPT], '{"temperature": 0.5, "top_p": 1, "seed": 3}')))
+    (inner,) = InferenceRequest.made
+    assert {name: value for name, value in inner.parameters.items() if name != "unary_token"} == {"top_p": 1, "seed": 3}
+    prompt, temperature = inner.inputs
+    assert (prompt, temperature.name()) == (PROMPT, "temperature")
+    assert (temperature.array.dtype, temperature.array.tolist()) == (np.float32, [[0.5]])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ('{"max_tokens": 0.5}', "max_tokens = 0.5 .*of type INT32"),
+        ('{"tempature": 0.5}', "tempature = 0.5 .*did you mean 'temperature'"),
+        ('{"text_input": "ho"}', "text_input = 'ho' .*given already"),
+        ('{"stream": 1}', "stream = 1 .*of type BOOL"),
+        ('{"unary_token": "mine"}', "unary_token = 'mine' .*no such input"),
+    ],
+)
+def test_what_the_ensemble_would_refuse_is_refused_before_it_is_asked(
+    backend: Any, parameters: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        asyncio.run(backend.ask_ensemble(Request([PROMPT], parameters)))
+    assert InferenceRequest.made == []
 
 
 def test_a_cancellation_is_passed_on_until_there_is_an_answer(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
