@@ -22,7 +22,7 @@ class TritonPythonModel:
         """Start the engine; the server is not ready before this returns."""
         engine = open_engine(engine_dir(args))
         self._policy = load_policy(os.environ.get(POLICY_VARIABLE), engine.limits.default_rule)
-        answer_first_request(engine)
+        answer_first_request(engine, self._policy.default_rule)
         self._live = LiveRequests(engine, open_registry(args))
 
     def execute(self, requests: list[Any]) -> None:
