@@ -6,13 +6,12 @@ update bring the whole server down. An update is a message to the server's proce
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
-from spec_cascade.decoding.request import FinishReason
+from spec_cascade.decoding.request import FinishReason, TokenSource
 from spec_cascade.rules.guards import Guard
 from spec_cascade.rules.registry import BY_NAME
 from spec_cascade.serving import metric_families as families
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from spec_cascade.serving.metric_families import Family
 
     Series = tuple[Family, tuple[str, ...]]  # with the values of its labels
-
-log = logging.getLogger(__name__)
 
 MOST_USER_RULES = 16
 """Rules that are not built in and have a label of their own; the others share one."""
@@ -62,21 +59,21 @@ class CascadeMetrics:
 
     Args:
         registry: None publishes nothing.
+        since: What the engine did before there were clients, which is not counted; None is nothing.
     """
 
-    def __init__(self, registry: Registry | None) -> None:
+    def __init__(self, registry: Registry | None, since: EngineStatistics | None = None) -> None:
         self._registry = registry
-        self._failed = False
         self._lock = Lock()
         self._counts: Counter[Series] = Counter()
         self._observations: list[tuple[Family, float]] = []
         self._user_rules: set[str] = set()
         self._gauges: dict[Series, float] = {}
-        self._drafter_failures = 0
-        self._judged_rounds = 0
+        self._drafter_failures = since.num_drafter_failures if since else 0
+        self._judged_rounds = since.num_judged_rounds if since else 0
 
     def meter(self, rule: DeferralRule) -> RequestMeter:
-        """For a request that was just submitted, with the rule that it asked for."""
+        """For a request that is submitted now, with the rule that it asks for."""
         return RequestMeter(self, self._label(rule))
 
     def count(self, family: Family, amount: int, *labels: str) -> None:
@@ -92,23 +89,20 @@ class CascadeMetrics:
     def publish(self, statistics: EngineStatistics) -> None:
         """Publish what was counted since the last time, and what the engine holds now.
 
-        A failure is logged, and is the end of publishing: the server's metrics stay as they are.
+        Raises:
+            Exception: What the registry raises; what was not published by then is lost.
         """
         self._look_at(statistics)
         with self._lock:
             counts, self._counts = self._counts, Counter()
             observations, self._observations = self._observations, []
-        if self._registry is None or self._failed:
+        if self._registry is None:
             return
-        try:
-            for (family, labels), amount in counts.items():
-                self._registry.metric(family, *labels).increment(amount)
-            for family, value in observations:
-                self._registry.metric(family).observe(value)
-            self._set_gauges(self._registry, statistics)
-        except Exception:  # whatever the server makes of it, requests go on
-            log.exception("the metrics could not be published; no more are")
-            self._failed = True
+        for (family, labels), amount in counts.items():
+            self._registry.metric(family, *labels).increment(amount)
+        for family, value in observations:
+            self._registry.metric(family).observe(value)
+        self._set_gauges(self._registry, statistics)
 
     def close(self) -> None:
         """Take the metrics away."""
@@ -156,7 +150,7 @@ class CascadeMetrics:
 
 
 class RequestMeter:
-    """Counts one request, which was submitted when this was made; used by one thread at a time."""
+    """Counts one request, which is submitted when this is made; used by one thread at a time."""
 
     def __init__(self, metrics: CascadeMetrics, rule: str) -> None:
         self._metrics = metrics
@@ -175,6 +169,9 @@ class RequestMeter:
             else:
                 self._metrics.observe(families.TIME_TO_FIRST_TOKEN, waited)
             self._has_tokens = True
+            if output.sources[0] is not TokenSource.TARGET:  # a block was judged
+                accepted = output.sources.count(TokenSource.DRAFTER)
+                self._metrics.observe(families.ACCEPTANCE_LENGTH, 1 + accepted)
             for source, amount in Counter(output.sources).items():
                 self._metrics.count(families.OUTPUT_TOKENS, amount, source.name.lower())
         if output.finish_reason is not None:
@@ -201,6 +198,4 @@ class RequestMeter:
             count(families.DRAFT_TOKENS_PER_POS, amount, str(position))
         for position, amount in enumerate(statistics.accepted_per_position):
             count(families.ACCEPTED_TOKENS_PER_POS, amount, str(position))
-        for accepted, rounds in enumerate(statistics.acceptance_histogram):
-            self._metrics.observe(families.ACCEPTANCE_LENGTH, *[1 + accepted] * rounds)
         self._metrics.observe(families.QUEUE_TIME, statistics.queue_seconds)
