@@ -82,13 +82,17 @@ class _Live:
             return not self.is_finished and self.sender.is_cancelled()
 
     def finish(self, error: Exception | None = None) -> None:
+        token = self.request.request_token
         with self.lock:
             self.is_finished = True
-            if error is not None and not self.request.request_token:
+            if error is not None and not token:
                 self.sender.fail(error)
                 return
-            if error is not None:
-                self.sender.send(failure(self.request.request_token, error))
+            try:
+                if error is not None:
+                    self.sender.send(failure(token, error))
+            except Exception:  # without its end the server would wait for this request for ever
+                log.exception("the end of a request could not be sent as it was")
             self.sender.finish()
 
 

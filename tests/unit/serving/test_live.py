@@ -290,6 +290,21 @@ def test_a_client_that_cannot_be_answered_is_an_error() -> None:
         assert registry.of(families.REQUESTS) == {("length", "strict"): 1, ("error", "strict"): 1}
 
 
+def test_the_end_is_sent_even_where_the_error_cannot_be(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever waits for the end would wait for ever."""
+
+    class Unanswerable(RecordingSender):
+        def send(self, values: Any) -> None:
+            raise RuntimeError("the pipe is broken")
+
+    with serving() as (engine, live):
+        sender = Unanswerable()
+        live.start(request(ECHO, token="one"), sender)
+        assert sender.ended.wait(30)
+        eventually(lambda: engine.live == 0)
+    assert "the end of a request could not be sent as it was" in caplog.text
+
+
 class Engine(ScriptedEngine):
     """Is slow to take a request, and says no numbers when told."""
 
