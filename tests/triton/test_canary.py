@@ -79,7 +79,9 @@ def test_the_canary_of_a_server_that_is_full_passes(scripted_server: ScriptedSer
 
 
 @pytest.mark.usefixtures("_soon_ended")
-@pytest.mark.parametrize("model", ["cascade", "preprocessing", "postprocessing"])
+@pytest.mark.parametrize(
+    "model", ["cascade", *(pytest.param(name, marks=pytest.mark.slow) for name in ("preprocessing", "postprocessing"))]
+)
 def test_a_killed_model_fails_the_canary_and_leaves_nothing_behind(tiny_engine_dir: Path, model: str) -> None:
     before = made()
     with TritonServer(tiny_engine_dir) as server:

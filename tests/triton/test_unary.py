@@ -98,6 +98,11 @@ def test_parameters_stand_for_tensors_here_too(server: TritonServer) -> None:
     assert text(result) == text(infer(server, "grpc", USUAL))
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_tritons_own_timeout_and_priority_have_no_effect(server: TritonServer, protocol: str) -> None:
+    assert text(infer(server, protocol, USUAL, timeout=1, priority=1)) == text(infer(server, protocol, USUAL))
+
+
 def test_generate_on_it_is_one_response_too(server: TritonServer) -> None:
     body = {"text_input": PROMPT, "max_tokens": 24, "temperature": 0.0, "stream": True}
     assert post(server, body, MODEL).json["text_output"] == text(infer(server, "http", USUAL))
