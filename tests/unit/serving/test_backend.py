@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -168,7 +169,7 @@ class RawSender:
 
 
 @pytest.fixture
-def backend(monkeypatch: pytest.MonkeyPatch) -> Any:
+def _played(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = ModuleType("triton_python_backend_utils")
     vars(fake).update(
         Tensor=Tensor,
@@ -181,9 +182,23 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Any:
     )
     monkeypatch.setattr(InferenceRequest, "made", [])
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
-    monkeypatch.delitem(sys.modules, "spec_cascade.serving.backend", raising=False)
-    yield importlib.import_module("spec_cascade.serving.backend")
-    sys.modules.pop("spec_cascade.serving.backend", None)
+
+
+@pytest.fixture
+def backend(_played: None) -> Iterator[Any]:
+    yield from imported("spec_cascade.serving.backend")
+
+
+@pytest.fixture
+def registries(_played: None) -> Iterator[Any]:
+    yield from imported("spec_cascade.serving.registry")
+
+
+def imported(name: str) -> Iterator[Any]:
+    """A module that imports the names of this file."""
+    sys.modules.pop(name, None)
+    yield importlib.import_module(name)
+    sys.modules.pop(name, None)
 
 
 def model_config(engine_dir: str) -> dict[str, str]:
@@ -336,8 +351,8 @@ def test_an_error_of_the_server_itself_is_not_the_clients() -> None:
 ARGUMENTS = {"model_name": "cascade", "model_version": "1"}
 
 
-def test_a_series_is_made_once_with_its_labels(backend: Any) -> None:
-    registry = backend.open_registry(ARGUMENTS)
+def test_a_series_is_made_once_with_its_labels(registries: Any) -> None:
+    registry = registries.open_registry(ARGUMENTS)
     requests = registry.metric(metric_families.REQUESTS, "stop", "strict")
     assert requests.labels == {"finish_reason": "stop", "rule": "strict", "model": "cascade", "version": "1"}
     assert (requests.kind, requests.description) == (MetricFamily.COUNTER, metric_families.REQUESTS.meaning)
@@ -349,8 +364,8 @@ def test_a_series_is_made_once_with_its_labels(backend: Any) -> None:
         registry.metric(metric_families.REQUESTS, "stop")
 
 
-def test_metrics_go_before_their_families(backend: Any) -> None:
-    registry = backend.open_registry(ARGUMENTS)
+def test_metrics_go_before_their_families(registries: Any) -> None:
+    registry = registries.open_registry(ARGUMENTS)
     registry.metric(metric_families.REQUESTS, "stop", "strict")
     GONE.clear()
     registry.close()
@@ -360,8 +375,8 @@ def test_metrics_go_before_their_families(backend: Any) -> None:
 
 
 def test_a_server_without_metrics_is_served_without(
-    backend: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    registries: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(MetricFamily, "refused", True)
-    assert backend.open_registry(ARGUMENTS) is None
+    assert registries.open_registry(ARGUMENTS) is None
     assert "serving without metrics: metrics not supported" in caplog.text

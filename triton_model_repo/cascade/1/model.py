@@ -7,11 +7,12 @@ from typing import Any
 
 from spec_cascade.engines import open_engine
 from spec_cascade.serving import wire
-from spec_cascade.serving.backend import ResponseSender, engine_dir, open_registry, request_fields
+from spec_cascade.serving.backend import ResponseSender, engine_dir, request_fields
 from spec_cascade.serving.first_request import answer_first_request
 from spec_cascade.serving.live import LiveRequests
 from spec_cascade.serving.parse import parse_cascade_request
 from spec_cascade.serving.policy import load_policy
+from spec_cascade.serving.registry import open_registry
 from spec_cascade.serving.repository import POLICY_VARIABLE
 
 
