@@ -344,8 +344,12 @@ def test_the_status_of_the_ensembles_error_is_found_again(
     assert as_told(caught.value) == (text, status)
 
 
-def test_an_error_of_the_server_itself_is_not_the_clients() -> None:
-    assert told("Stub process 'cascade_0' is not healthy.").status == "INTERNAL"
+def test_an_error_of_the_server_itself_is_not_the_clients_to_read(caplog: pytest.LogCaptureFixture) -> None:
+    """The server puts the traceback of a model that raised into its error."""
+    defect = "Failed to process the request(s) for model 'cascade_0', message: KeyError: 'x' At: /opt/1/model.py(30)"
+    error = told(f"in ensemble 'ensemble', {defect}")
+    assert as_told(error) == ("INTERNAL: the server failed; see its log", "INTERNAL")
+    assert defect in caplog.text
 
 
 ARGUMENTS = {"model_name": "cascade", "model_version": "1"}
