@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +85,16 @@ class ScriptedServer:
 
     server: TritonServer
     state: Path
+    hold: Path
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The engine takes requests and runs no rounds."""
+        self.hold.touch()
+        try:
+            yield
+        finally:
+            self.hold.unlink()
 
     def counts(self) -> dict[str, int]:
         """How many requests the engine holds, and how many were cancelled since it started."""
@@ -109,16 +119,17 @@ def scripted_repository(directory: Path) -> Path:
 def scripted_server(tiny_engine_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedServer]:
     """A server whose engine follows a script; its tokenizer is the tiny pair's."""
     directory = tmp_path_factory.mktemp("scripted")
-    state = directory / "state.json"
+    state, hold = directory / "state.json", directory / "hold"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(scripted.STATE_VARIABLE, str(state))
+        patch.setenv(scripted.HOLD_VARIABLE, str(hold))
         running = TritonServer(tiny_engine_dir, model_repository=scripted_repository(directory))
         running.start(START_SECONDS)
-    yield ScriptedServer(running, state)
+    yield ScriptedServer(running, state, hold)
     running.stop()
 
 
-def eventually(holds: Callable[[], Any], seconds: float = 5) -> None:
+def eventually(holds: Callable[[], Any], seconds: float = 30) -> None:
     """Wait until it holds."""
     deadline = time.monotonic() + seconds
     while not holds():

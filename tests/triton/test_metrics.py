@@ -75,12 +75,19 @@ class Scrape:
         return Scrape(samples, self.types, self.help)
 
 
-def settled(server: TritonServer) -> Scrape:
-    """A scrape after which, with no request live, nothing is left to be published."""
-    eventually(lambda: Scrape.of(server).value(families.RUNNING) == 0)
+def settled(server: TritonServer, since: Scrape | None = None, ended: int = 0) -> Scrape:
+    """A scrape after which nothing is left to be published: so many requests have ended since, and none is live."""
+
+    def has_ended() -> bool:
+        now = Scrape.of(server)
+        return now.value(families.RUNNING) == 0 and (
+            since is None or sum((now - since).sum(families.REQUESTS).values()) >= ended
+        )
+
+    eventually(has_ended)
     before = Scrape.of(server)
     while True:
-        time.sleep(0.2)
+        time.sleep(0.5)
         after = Scrape.of(server)
         if all(after.samples[key] == value for key, value in before.samples.items() if key[0].startswith("spec_")):
             return after
@@ -110,7 +117,7 @@ def test_the_counts_are_those_that_the_clients_were_told(server: TritonServer) -
     before = settled(server)
     with ThreadPoolExecutor(16) as clients:
         told = list(clients.map(lambda i: ask(server, i), range(96)))
-    now = settled(server)
+    now = settled(server, before, ended=96)
     gained = now - before
 
     def total(count: str, **only: Any) -> int:
@@ -179,8 +186,8 @@ def test_a_request_whose_client_went_away_is_counted_as_cancelled(scripted_serve
     connection, response = open_post(server, {**prompt, "seed": HUSHED, "max_tokens": 9, "stream": True}, model)
     assert response.readline().startswith(b"data: ")
     disconnect(connection, response)
-    eventually(lambda: (Scrape.of(server) - before).sum(families.REQUESTS, "finish_reason") == {"cancelled": 1})
-    gained = settled(server) - before
+    gained = settled(server, before, ended=1) - before
+    assert gained.sum(families.REQUESTS, "finish_reason") == {"cancelled": 1}
     assert gained.value(families.REQUESTS, finish_reason="cancelled", rule="strict") == 1
     assert gained.value(families.OUTPUT_TOKENS, source="target") == 1
 
@@ -189,13 +196,14 @@ def test_a_request_whose_client_went_away_is_counted_as_cancelled(scripted_serve
 def test_a_request_that_failed_is_counted_as_an_error(scripted_server: ScriptedServer, seed: int) -> None:
     before = settled(scripted_server.server)
     post(scripted_server.server, {"text_input": "ab", "seed": seed, "max_tokens": 9})
-    gained = settled(scripted_server.server) - before
+    gained = settled(scripted_server.server, before, ended=1) - before
     assert gained.sum(families.REQUESTS, "finish_reason") == {"error": 1}
 
 
 def test_every_family_is_scraped_as_it_is_declared(server: TritonServer) -> None:
+    before = Scrape.of(server)
     ask(server, 4)
-    scrape = settled(server)
+    scrape = settled(server, before, ended=1)
     for family in FAMILIES:
         assert scrape.types[family.name] == family.kind
         assert scrape.help[family.name] == family.meaning
@@ -206,8 +214,9 @@ def test_every_family_is_scraped_as_it_is_declared(server: TritonServer) -> None
 
 
 def test_the_dashboard_asks_for_what_is_there(server: TritonServer) -> None:
+    before = Scrape.of(server)
     ask(server, 4)
-    scrape = settled(server)
+    scrape = settled(server, before, ended=1)
     for query in queried():
         there = [{**dict(labels), **OWN} for name, labels in scrape.samples if name == query.name]
         assert any(query.labels <= labels.keys() and query.values.items() <= labels.items() for labels in there), query

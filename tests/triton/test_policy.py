@@ -68,6 +68,7 @@ def test_what_is_not_allowed_is_an_invalid_argument_that_names_the_field(
     assert post(limited, {"text_input": "hi", "deferral_rule": "strict", "max_tokens": 2}).status == 200
 
 
+@pytest.mark.slow
 def test_a_server_does_not_start_with_a_policy_that_its_engine_breaks(tiny_engine_dir: Path, tmp_path: Path) -> None:
     before = made()
     policy = tmp_path / "policy.yaml"

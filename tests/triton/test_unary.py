@@ -18,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 from spec_cascade.serving.model_configs import ENSEMBLE_UNARY
 from tests.triton.clients import TIMEOUT, grpc_stream, post, text_of
 from tests.triton.conftest import eventually, processes_of_group
-from tests.unit.serving.scripted import FAIL, HUSHED, QUIET, RAISE, SLOW
+from tests.unit.serving.scripted import ECHO, FAIL, HUSHED, QUIET, RAISE, SLOW
 
 if TYPE_CHECKING:
     from spec_cascade.serving.server import TritonServer
@@ -93,9 +93,14 @@ def test_only_the_outputs_that_are_asked_for_come(server: TritonServer) -> None:
 
 
 def test_parameters_stand_for_tensors_here_too(server: TritonServer) -> None:
-    parameters = {"max_tokens": 24, "temperature": 0, "stream": True}
+    parameters = {"max_tokens": 24, "temperature": 0.0, "top_p": 1, "stream": True}
     result = infer(server, "grpc", {"text_input": USUAL["text_input"]}, parameters=parameters)
     assert text(result) == text(infer(server, "grpc", USUAL))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_tritons_own_timeout_and_priority_have_no_effect(server: TritonServer, protocol: str) -> None:
+    assert text(infer(server, protocol, USUAL, timeout=1, priority=1)) == text(infer(server, protocol, USUAL))
 
 
 def test_generate_on_it_is_one_response_too(server: TritonServer) -> None:
@@ -118,10 +123,11 @@ def test_more_requests_than_instances_are_all_answered(server: TritonServer) -> 
 
 
 def test_as_many_requests_as_instances_run_at_once(scripted_server: ScriptedServer) -> None:
-    values = {**USUAL, "seed": ("UINT64", [[SLOW]]), "max_tokens": ("INT32", [[20]])}
+    values = {**USUAL, "seed": ("UINT64", [[ECHO]]), "max_tokens": ("INT32", [[20]])}
     with ThreadPoolExecutor(ENSEMBLE_UNARY.count) as pool:
-        answers = [pool.submit(infer, scripted_server.server, "http", values) for _ in range(ENSEMBLE_UNARY.count)]
-        eventually(lambda: scripted_server.counts()["live"] == ENSEMBLE_UNARY.count)
+        with scripted_server.held():
+            answers = [pool.submit(infer, scripted_server.server, "http", values) for _ in range(ENSEMBLE_UNARY.count)]
+            eventually(lambda: scripted_server.counts()["live"] == ENSEMBLE_UNARY.count)
         assert {len(answer.result().as_numpy("token_ids")) for answer in answers} == {20}
 
 
@@ -191,13 +197,13 @@ def test_a_cancelled_request_frees_its_place(scripted_server: ScriptedServer, se
         eventually(lambda: scripted_server.counts()["live"] == 1)
         time.sleep(0.2)
         call.cancel()
-        eventually(lambda: scripted_server.counts()["live"] == 0, seconds=1)
-        assert answered.wait(5)
+        eventually(lambda: scripted_server.counts()["live"] == 0)
+        assert answered.wait(TIMEOUT)
     assert answers[0].status() == "StatusCode.CANCELLED"
     assert scripted_server.counts()["cancelled"] == before + 1
     # Its instance serves the next one.
     for _ in range(ENSEMBLE_UNARY.count + 1):
-        assert infer(scripted_server.server, "grpc", {**USUAL, "seed": ("UINT64", [[0]])}) is not None
+        assert infer(scripted_server.server, "grpc", {**USUAL, "seed": ("UINT64", [[ECHO]])}) is not None
 
 
 def test_its_processes_are_small(server: TritonServer) -> None:

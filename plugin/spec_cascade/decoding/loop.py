@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from copy import deepcopy
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -92,7 +91,7 @@ class DecodingLoop:
         watch.lap("score")
         judged = self._verify(scored)
         watch.lap("verify")
-        self._observe(scored, watch)
+        self._observe(scored, judged, watch)
         for sequence, block in judged:
             self._commit(sequence, block)
         self._commit_seconds = watch.lap("host")
@@ -179,7 +178,7 @@ class DecodingLoop:
         self.finish(broken, FinishReason.ERROR, error="the model's logits make no distribution")
         return scored.leave_out(error.sequence)
 
-    def _observe(self, scored: Scored, watch: Stopwatch) -> None:
+    def _observe(self, scored: Scored, judged: list[tuple[Sequence, Block]], watch: Stopwatch) -> None:
         """Count the round and its seconds, before a last chunk takes a request's statistics away."""
         # The time to commit is known when the round is over: it counts with the next.
         watch.timings.host += self._commit_seconds
@@ -189,7 +188,7 @@ class DecodingLoop:
         with self._statistics_lock:
             self._statistics.num_rounds += 1
             self._statistics.seconds.add(watch.timings)
-            if any(scored.proposal.lengths):
+            if any(block.drafted for _, block in judged):
                 self._statistics.num_judged_rounds += 1
                 self._verify_seconds.append(watch.timings.verify)
         if scored.is_decode_step and scored.sequences:
@@ -271,7 +270,7 @@ class DecodingLoop:
     def statistics(self) -> EngineStatistics:
         """A copy of the totals over the ended requests; may be taken by any thread."""
         with self._statistics_lock:
-            copy = deepcopy(self._statistics)
+            copy = self._statistics.copy()
             copy.verify_seconds = tuple(self._verify_seconds)
         copy.cost_ratio = self.policy.costs.ratio
         return copy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 
@@ -111,6 +111,16 @@ class RequestStatistics:
         _add_counts(self.acceptance_histogram, other.acceptance_histogram)
         _add_counts(self.drafted_per_position, other.drafted_per_position)
 
+    def copy(self) -> RequestStatistics:
+        """The counts of now, which later ones do not change."""
+        return replace(
+            self,
+            rule_params=dict(self.rule_params),
+            acceptance_histogram=list(self.acceptance_histogram),
+            drafted_per_position=list(self.drafted_per_position),
+            seconds=replace(self.seconds),
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """The JSON that travels to clients."""
         return {
@@ -203,3 +213,14 @@ class EngineStatistics:
         """Count an ended request."""
         self.num_finished[finish_reason] = self.num_finished.get(finish_reason, 0) + 1
         self.totals.add(statistics)
+
+    def copy(self) -> EngineStatistics:
+        """The totals of now, which later ones do not change."""
+        # Several times as fast as `deepcopy`: the decoding thread may be waiting to count a round.
+        return replace(
+            self,
+            num_finished=dict(self.num_finished),
+            kv=replace(self.kv),
+            seconds=replace(self.seconds),
+            totals=self.totals.copy(),
+        )

@@ -1,4 +1,7 @@
-"""The side of the models that faces Triton's Python backend; the only module here that imports it."""
+"""The side of the models that faces Triton's Python backend: requests and responses.
+
+This module and `registry` are the only ones here that import it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,6 @@ import triton_python_backend_utils as pb_utils
 from spec_cascade.errors import EngineError
 from spec_cascade.serving import wire
 from spec_cascade.serving.errors import CANCELLED, PassedOnError, as_told, told
-from spec_cascade.serving.metric_families import FAMILIES
 from spec_cascade.serving.parse import read_fields
 from spec_cascade.serving.repository import ENGINE_DIR_VARIABLE
 from spec_cascade.serving.responses import to_arrays
@@ -23,7 +25,6 @@ from spec_cascade.serving.responses import to_arrays
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from spec_cascade.serving.metric_families import Family
     from spec_cascade.serving.parse import Fields
     from spec_cascade.serving.wire import Field
 
@@ -82,17 +83,26 @@ async def ask_ensemble(request: Any) -> Any:
     When the request is cancelled, so is what the ensemble does for it.
 
     Raises:
+        ConfigError: The ensemble would not read the request either.
         PassedOnError: The ensemble answered with an error, or, having been cancelled, not at all.
     """
+    request_fields(request, wire.ENSEMBLE_INPUTS)
     token = secrets.token_hex(16)
     parameters = json.loads(request.parameters() or "{}")
-    if isinstance(parameters.get("stream"), bool):
-        del parameters["stream"]
+    parameters.pop("stream", None)
+    # The server passes no such parameter from model to model; as a tensor it does.
+    fractions = {name: value for name, value in parameters.items() if isinstance(value, float)}
     inner = pb_utils.InferenceRequest(
         model_name="ensemble",
         requested_output_names=list(request.requested_output_names()),
-        inputs=[tensor for tensor in request.inputs() if tensor.name() != "stream"],
-        parameters={**parameters, wire.UNARY_TOKEN.name: token},
+        inputs=[
+            *(tensor for tensor in request.inputs() if tensor.name() != "stream"),
+            *_tensors(fractions, wire.ENSEMBLE_INPUTS),
+        ],
+        parameters={
+            **{name: value for name, value in parameters.items() if name not in fractions},
+            wire.UNARY_TOKEN.name: token,
+        },
     )
     watch = asyncio.create_task(_pass_cancellation_on(request, token))
     try:
@@ -113,57 +123,6 @@ async def _pass_cancellation_on(request: Any, token: str) -> None:
         await asyncio.sleep(UNARY_POLL_SECONDS)
         if request.is_cancelled():
             cancel_request(token)
-
-
-def open_registry(args: Mapping[str, str]) -> MetricRegistry | None:
-    """The server's metrics, for the model with these arguments of ``initialize``; None where it keeps none."""
-    try:
-        return MetricRegistry(args["model_name"], args["model_version"])
-    except pb_utils.TritonModelException as error:
-        log.warning("serving without metrics: %s", error)
-        return None
-
-
-class MetricRegistry:
-    """Implements `metrics.Registry` on the server's metrics endpoint.
-
-    What has no labels of its own is there from the start.
-
-    Args:
-        model: Label of every metric; so is the version.
-
-    Raises:
-        TritonModelException: The server refuses.
-    """
-
-    def __init__(self, model: str, version: str) -> None:
-        self._labels = {"model": model, "version": version}
-        self._families = {
-            family: pb_utils.MetricFamily(
-                name=family.name,
-                description=family.meaning,
-                kind=getattr(pb_utils.MetricFamily, family.kind.upper()),
-            )
-            for family in FAMILIES
-        }
-        self._metrics: dict[tuple[Family, tuple[str, ...]], Any] = {}
-        for family in FAMILIES:
-            if not family.labels:
-                self.metric(family)
-
-    def metric(self, family: Family, *labels: str) -> Any:
-        """The series of these label values, in the order of the family's labels; made when first asked for."""
-        if (family, labels) not in self._metrics:
-            own = dict(zip(family.labels, labels, strict=True))
-            buckets = {"buckets": list(family.buckets)} if family.buckets else {}
-            self._metrics[family, labels] = self._families[family].Metric(labels={**own, **self._labels}, **buckets)
-        return self._metrics[family, labels]
-
-    def close(self) -> None:
-        """Take all metrics away."""
-        # A metric must not outlive its family.
-        self._metrics.clear()
-        self._families.clear()
 
 
 class ResponseSender:

@@ -15,6 +15,8 @@ INTERNAL = "INTERNAL"
 CANCELLED = "CANCELLED"
 """Triton's names of the statuses."""
 
+_UNFORESEEN = "the server failed; see its log"
+
 # What the server puts before the text of a model's error.
 _ENSEMBLE = re.compile(r"^(?:in ensemble '[^']*', )+")
 
@@ -50,7 +52,7 @@ def describe(error: Exception) -> tuple[str, str]:
     if isinstance(error, SpecCascadeError):
         return text, INTERNAL
     log.error("a request failed", exc_info=error)
-    return "the server failed; see its log", INTERNAL
+    return _UNFORESEEN, INTERNAL
 
 
 def as_told(error: Exception) -> tuple[str, str]:
@@ -71,4 +73,8 @@ def told(text: str) -> PassedOnError:
     for status in (UNAVAILABLE, INTERNAL, CANCELLED):
         if text.startswith(f"{status}: "):
             return PassedOnError(text.removeprefix(f"{status}: "), status)
-    return PassedOnError(text, INVALID_ARGUMENT if ConfigError.PHRASE in text else INTERNAL)
+    if ConfigError.PHRASE in text:
+        return PassedOnError(text, INVALID_ARGUMENT)
+    # The server's own, perhaps with the traceback of a model.
+    log.error("a request failed: %s", text)
+    return PassedOnError(_UNFORESEEN, INTERNAL)

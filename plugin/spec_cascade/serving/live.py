@@ -82,13 +82,17 @@ class _Live:
             return not self.is_finished and self.sender.is_cancelled()
 
     def finish(self, error: Exception | None = None) -> None:
+        token = self.request.request_token
         with self.lock:
             self.is_finished = True
-            if error is not None and not self.request.request_token:
+            if error is not None and not token:
                 self.sender.fail(error)
                 return
-            if error is not None:
-                self.sender.send(failure(self.request.request_token, error))
+            try:
+                if error is not None:
+                    self.sender.send(failure(token, error))
+            except Exception:  # without its end the server would wait for this request for ever
+                log.exception("the end of a request could not be sent as it was")
             self.sender.finish()
 
 
@@ -105,7 +109,8 @@ class LiveRequests:
     def __init__(self, engine: Engine, registry: Registry | None = None) -> None:
         limits = engine.limits
         self._engine = engine
-        self._metrics = CascadeMetrics(registry)
+        self._metrics = CascadeMetrics(registry, since=engine.statistics())
+        self._publishes = True
         self._live: set[_Live] = set()
         self._lock = Lock()
         self._closing = Event()
@@ -121,11 +126,11 @@ class LiveRequests:
         Raises:
             SpecCascadeError: The engine does not take it; the sender was not used.
         """
+        meter = self._metrics.meter(request.generation.rule or self._engine.limits.default_rule)
         try:
             generation = self._engine.submit(request.generation)
         except EngineError as error:
             raise UnavailableError("the engine is shutting down") from error
-        meter = self._metrics.meter(request.generation.rule or self._engine.limits.default_rule)
         live = _Live(request, generation, sender, meter)
         with self._lock:
             self._live.add(live)
@@ -177,11 +182,21 @@ class LiveRequests:
 
     def _look_after(self) -> None:
         while not self._closing.wait(WATCH_SECONDS):
-            self._metrics.publish(self._engine.statistics())
+            self._publish()
             with self._lock:
                 all_live = list(self._live)
             for live in all_live:
                 self._look_at(live)
+
+    def _publish(self) -> None:
+        try:
+            self._metrics.publish(self._engine.statistics())
+        except Exception:  # whatever the server makes of it, requests go on, and the next counts may get through
+            if self._publishes:
+                log.exception("the metrics could not be published; this is logged once until they can be")
+            self._publishes = False
+        else:
+            self._publishes = True
 
     @staticmethod
     def _look_at(live: _Live) -> None:

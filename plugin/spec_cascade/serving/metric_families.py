@@ -100,4 +100,26 @@ KV_BLOCKS = Family(
     ("kv_cache_block_type",),
 )
 
-FAMILIES = tuple(value for value in list(globals().values()) if isinstance(value, Family))
+FAMILIES = (
+    REQUESTS,
+    OUTPUT_TOKENS,
+    DRAFTS,
+    DRAFT_TOKENS,
+    ACCEPTED_TOKENS,
+    DRAFT_TOKENS_PER_POS,
+    ACCEPTED_TOKENS_PER_POS,
+    DEFERRED_TOKENS,
+    DRAFTER_FAILURES,
+    ACCEPTANCE_LENGTH,
+    TIME_TO_FIRST_TOKEN,
+    INTER_TOKEN_LATENCY,
+    QUEUE_TIME,
+    VERIFY_TIME,
+    RUNNING,
+    WAITING,
+    SLOTS,
+    COST_RATIO,
+    KV_USED_TOKENS,
+    KV_MAX_TOKENS,
+    KV_BLOCKS,
+)

@@ -6,18 +6,19 @@ update bring the whole server down. An update is a message to the server's proce
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
-from spec_cascade.decoding.request import FinishReason
+from spec_cascade.decoding.request import FinishReason, TokenSource
 from spec_cascade.rules.guards import Guard
 from spec_cascade.rules.registry import BY_NAME
 from spec_cascade.serving import metric_families as families
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from spec_cascade.decoding.request import RoundOutput
     from spec_cascade.decoding.statistics import EngineStatistics, RequestStatistics
     from spec_cascade.rules import DeferralRule
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
 
     Series = tuple[Family, tuple[str, ...]]  # with the values of its labels
 
-log = logging.getLogger(__name__)
-
 MOST_USER_RULES = 16
 """Rules that are not built in and have a label of their own; the others share one."""
 OTHER_RULES = "other"
+_EMITTED: dict[TokenSource, Series] = {
+    source: (families.OUTPUT_TOKENS, (source.name.lower(),)) for source in TokenSource
+}
 
 
 class Metric(Protocol):
@@ -62,53 +64,47 @@ class CascadeMetrics:
 
     Args:
         registry: None publishes nothing.
+        since: What the engine did before there were clients, which is not counted; None is nothing.
     """
 
-    def __init__(self, registry: Registry | None) -> None:
+    def __init__(self, registry: Registry | None, since: EngineStatistics | None = None) -> None:
         self._registry = registry
-        self._failed = False
         self._lock = Lock()
         self._counts: Counter[Series] = Counter()
         self._observations: list[tuple[Family, float]] = []
         self._user_rules: set[str] = set()
         self._gauges: dict[Series, float] = {}
-        self._drafter_failures = 0
-        self._judged_rounds = 0
+        self._drafter_failures = since.num_drafter_failures if since else 0
+        self._judged_rounds = since.num_judged_rounds if since else 0
 
     def meter(self, rule: DeferralRule) -> RequestMeter:
-        """For a request that was just submitted, with the rule that it asked for."""
+        """For a request that is submitted now, with the rule that it asks for."""
         return RequestMeter(self, self._label(rule))
 
-    def count(self, family: Family, amount: int, *labels: str) -> None:
-        """Add to a counter."""
+    def add(self, counts: Iterable[tuple[Series, int]] = (), observations: Iterable[tuple[Family, float]] = ()) -> None:
+        """Add to counters, and values to histograms."""
         with self._lock:
-            self._counts[family, labels] += amount
-
-    def observe(self, family: Family, *values: float) -> None:
-        """Count values into a histogram."""
-        with self._lock:
-            self._observations.extend((family, value) for value in values)
+            for series, amount in counts:
+                self._counts[series] += amount
+            self._observations.extend(observations)
 
     def publish(self, statistics: EngineStatistics) -> None:
         """Publish what was counted since the last time, and what the engine holds now.
 
-        A failure is logged, and is the end of publishing: the server's metrics stay as they are.
+        Raises:
+            Exception: What the registry raises; what was not published by then is lost.
         """
         self._look_at(statistics)
         with self._lock:
             counts, self._counts = self._counts, Counter()
             observations, self._observations = self._observations, []
-        if self._registry is None or self._failed:
+        if self._registry is None:
             return
-        try:
-            for (family, labels), amount in counts.items():
-                self._registry.metric(family, *labels).increment(amount)
-            for family, value in observations:
-                self._registry.metric(family).observe(value)
-            self._set_gauges(self._registry, statistics)
-        except Exception:  # whatever the server makes of it, requests go on
-            log.exception("the metrics could not be published; no more are")
-            self._failed = True
+        for (family, labels), amount in counts.items():
+            self._registry.metric(family, *labels).increment(amount)
+        for family, value in observations:
+            self._registry.metric(family).observe(value)
+        self._set_gauges(self._registry, statistics)
 
     def close(self) -> None:
         """Take the metrics away."""
@@ -129,9 +125,9 @@ class CascadeMetrics:
     def _look_at(self, statistics: EngineStatistics) -> None:
         """Count what the engine did, beside its requests, since the last look."""
         if failures := statistics.num_drafter_failures - self._drafter_failures:
-            self.count(families.DRAFTER_FAILURES, failures)
+            self.add([((families.DRAFTER_FAILURES, ()), failures)])
         if rounds := statistics.num_judged_rounds - self._judged_rounds:
-            self.observe(families.VERIFY_TIME, *statistics.verify_seconds[-rounds:])
+            self.add(observations=[(families.VERIFY_TIME, seconds) for seconds in statistics.verify_seconds[-rounds:]])
         self._drafter_failures = statistics.num_drafter_failures
         self._judged_rounds = statistics.num_judged_rounds
 
@@ -156,7 +152,7 @@ class CascadeMetrics:
 
 
 class RequestMeter:
-    """Counts one request, which was submitted when this was made; used by one thread at a time."""
+    """Counts one request, which is submitted when this is made; used by one thread at a time."""
 
     def __init__(self, metrics: CascadeMetrics, rule: str) -> None:
         self._metrics = metrics
@@ -168,15 +164,7 @@ class RequestMeter:
     def add(self, output: RoundOutput) -> None:
         """Count a round's output, as it comes."""
         if output.token_ids:
-            now = time.monotonic()
-            waited, self._last = now - self._last, now
-            if self._has_tokens:
-                self._metrics.observe(families.INTER_TOKEN_LATENCY, waited / len(output.token_ids))
-            else:
-                self._metrics.observe(families.TIME_TO_FIRST_TOKEN, waited)
-            self._has_tokens = True
-            for source, amount in Counter(output.sources).items():
-                self._metrics.count(families.OUTPUT_TOKENS, amount, source.name.lower())
+            self._add_tokens(output.sources)
         if output.finish_reason is not None:
             if output.statistics is not None:
                 self._add_statistics(output.statistics)
@@ -187,20 +175,34 @@ class RequestMeter:
         if not self._has_ended:
             self._end(FinishReason.ERROR)
 
+    def _add_tokens(self, sources: tuple[TokenSource, ...]) -> None:
+        """Count a round's tokens, in one go: this runs beside the decoding thread, for each request in each round."""
+        now = time.monotonic()
+        waited, self._last = now - self._last, now
+        if self._has_tokens:
+            observed = [(families.INTER_TOKEN_LATENCY, waited / len(sources))]
+        else:
+            observed = [(families.TIME_TO_FIRST_TOKEN, waited)]
+            self._has_tokens = True
+        if sources[0] is not TokenSource.TARGET:  # a block was judged
+            observed.append((families.ACCEPTANCE_LENGTH, 1 + sources.count(TokenSource.DRAFTER)))
+        self._metrics.add([(_EMITTED[source], sources.count(source)) for source in set(sources)], observed)
+
     def _end(self, reason: FinishReason) -> None:
         self._has_ended = True
-        self._metrics.count(families.REQUESTS, 1, reason.value, self._rule)
+        self._metrics.add([((families.REQUESTS, (reason.value, self._rule)), 1)])
 
     def _add_statistics(self, statistics: RequestStatistics) -> None:
-        count = self._metrics.count
-        count(families.DRAFTS, statistics.num_spec_steps)
-        count(families.DRAFT_TOKENS, statistics.num_draft_tokens)
-        count(families.ACCEPTED_TOKENS, statistics.num_accepted_draft_tokens)
-        count(families.DEFERRED_TOKENS, statistics.num_deferrals, self._rule)
-        for position, amount in enumerate(statistics.drafted_per_position):
-            count(families.DRAFT_TOKENS_PER_POS, amount, str(position))
-        for position, amount in enumerate(statistics.accepted_per_position):
-            count(families.ACCEPTED_TOKENS_PER_POS, amount, str(position))
-        for accepted, rounds in enumerate(statistics.acceptance_histogram):
-            self._metrics.observe(families.ACCEPTANCE_LENGTH, *[1 + accepted] * rounds)
-        self._metrics.observe(families.QUEUE_TIME, statistics.queue_seconds)
+        counts = [
+            ((families.DRAFTS, ()), statistics.num_spec_steps),
+            ((families.DRAFT_TOKENS, ()), statistics.num_draft_tokens),
+            ((families.ACCEPTED_TOKENS, ()), statistics.num_accepted_draft_tokens),
+            ((families.DEFERRED_TOKENS, (self._rule,)), statistics.num_deferrals),
+            *_by_position(families.DRAFT_TOKENS_PER_POS, statistics.drafted_per_position),
+            *_by_position(families.ACCEPTED_TOKENS_PER_POS, statistics.accepted_per_position),
+        ]
+        self._metrics.add(counts, [(families.QUEUE_TIME, statistics.queue_seconds)])
+
+
+def _by_position(family: Family, amounts: list[int]) -> list[tuple[Series, int]]:
+    return [((family, (str(position),)), amount) for position, amount in enumerate(amounts)]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Fields = dict[str, Value]
 
 MAX_NAME_LENGTH = 80
+MAX_TOKEN_LENGTH = 64
 _NUMBERS = {wire.INT32: (-(2**31), 2**31), wire.UINT64: (0, 2**64)}
 
 
@@ -122,7 +123,7 @@ def parse_cascade_request(fields: Fields, policy: Policy | None = None) -> Casca
         stream=bool(_scalar(fields, "stream", False)),
         return_token_sources=bool(_scalar(fields, "return_token_sources", False)),
         prompt_text=str(_scalar(fields, "prompt_text", "")),
-        request_token=str(_scalar(fields, "request_token", "")),
+        request_token=_request_token(fields),
     )
 
 
@@ -195,6 +196,13 @@ def _words(fields: Fields, name: str) -> tuple[str, ...]:
     if len(words) > wire.MAX_WORDS or any(len(word) > wire.MAX_WORD_LENGTH for word in words):
         raise ConfigError(name, words, wire.WORDS)
     return words
+
+
+def _request_token(fields: Fields) -> str:
+    token = str(_scalar(fields, "request_token", ""))
+    if len(token) > MAX_TOKEN_LENGTH:  # it goes with every response
+        raise ConfigError("request_token", token, f"at most {MAX_TOKEN_LENGTH} characters")
+    return token
 
 
 def _end(fields: Fields) -> tuple[bool, tuple[int, ...]]:

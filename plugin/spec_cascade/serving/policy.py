@@ -180,7 +180,13 @@ def _rules(data: object) -> dict[type[DeferralRule], dict[str, Range]]:
         raise ConfigError(
             "rules", data, "a mapping of at least one rule's name to ranges of its parameters, or to nothing"
         )
-    return {rule_class(str(name)): _ranges(rule_class(str(name)), limits) for name, limits in data.items()}
+    rules: dict[type[DeferralRule], dict[str, Range]] = {}
+    for name, limits in data.items():
+        kind = rule_class(str(name))
+        if kind in rules:
+            raise ConfigError(f"rules.{name}", limits, f"left out: it is another name of {kind.name}, given already")
+        rules[kind] = _ranges(kind, limits)
+    return rules
 
 
 def _ranges(kind: type[DeferralRule], limits: object) -> dict[str, Range]:
@@ -210,4 +216,6 @@ def _narrowed(where: str, limit: object, own: Range) -> Range:
     low, high = (bound.read(where, value) for value in limit)
     if low > high:
         raise ConfigError(where, limit, "a list of the lowest and the highest value, in this order")
+    if low > own.high or high < own.low:
+        raise ConfigError(where, limit, f"a range that has {own}")
     return Number(low, high, whole=own.whole)

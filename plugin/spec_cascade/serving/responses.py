@@ -97,16 +97,17 @@ def failure(request_token: str, error: Exception) -> dict[str, Any]:
     return {"request_token": request_token, "error_message": message, "error_status": status}
 
 
-def to_arrays(values: Mapping[str, Any], outputs: Iterable[Field]) -> dict[str, NDArray[Any]]:
+def to_arrays(values: Mapping[str, Any], fields: Iterable[Field]) -> dict[str, NDArray[Any]]:
     """The values as arrays of their fields' types, in the order of the fields; strings as UTF-8."""
-    return {f.name: _array(f, values[f.name]) for f in outputs if f.name in values}
+    return {f.name: _array(f, values[f.name]) for f in fields if f.name in values}
 
 
-def _array(output: Field, value: Any) -> NDArray[Any]:
-    elements = value if output.is_list else [value]
-    if output.datatype == wire.STRING:
+def _array(tensor: Field, value: Any) -> NDArray[Any]:
+    elements = value if tensor.is_list else [value]
+    if tensor.datatype == wire.STRING:
         elements = [text.encode() for text in elements]
-    return np.array(elements, dtype=_NUMPY[output.datatype])
+    made = np.array(elements, dtype=_NUMPY[tensor.datatype])
+    return made[np.newaxis] if tensor.is_batch else made
 
 
 def _statistics(statistics: RequestStatistics, seed: int) -> dict[str, Any]:

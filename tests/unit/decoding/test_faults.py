@@ -217,6 +217,20 @@ def test_nan_from_the_drafter_is_no_lack_of_confidence() -> None:
     assert bench.loop.statistics().num_drafter_failures == 1
 
 
+def test_a_round_whose_drafts_are_all_lost_judged_none() -> None:
+    bench = Bench()
+    sequence = bench.add(prompt(4), temperature=0, max_tokens=30)
+    for _ in range(2):
+        bench.step()
+    judged = bench.loop.statistics().num_judged_rounds
+    assert judged == sequence.statistics.num_spec_steps > 0
+    bench.draft_model.poisoned = lambda _slot: True
+    bench.step()
+    assert bench.loop.statistics().num_drafter_failures == 1
+    assert bench.loop.statistics().num_judged_rounds == sequence.statistics.num_spec_steps == judged
+    assert len(bench.loop.statistics().verify_seconds) == judged
+
+
 def test_drafts_go_with_their_own_sequence_beside_a_prompt_in_process() -> None:
     """The long prompt has the lower slot: what is scored is then not simply the first rows of what was drafted."""
     bench = Bench(noise=0.02)

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -142,6 +143,8 @@ class InferenceRequest:
     seconds: ClassVar[float] = 0
 
     def __post_init__(self) -> None:
+        if not all(isinstance(value, (bool, int, str)) for value in self.parameters.values()):
+            raise TritonModelException("Expected keys to be string and values to be bool, int or string")
         self.made.append(self)
 
     def exec(self, *, decoupled: bool) -> list[InferenceResponse]:
@@ -166,7 +169,7 @@ class RawSender:
 
 
 @pytest.fixture
-def backend(monkeypatch: pytest.MonkeyPatch) -> Any:
+def _played(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = ModuleType("triton_python_backend_utils")
     vars(fake).update(
         Tensor=Tensor,
@@ -179,9 +182,23 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Any:
     )
     monkeypatch.setattr(InferenceRequest, "made", [])
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
-    monkeypatch.delitem(sys.modules, "spec_cascade.serving.backend", raising=False)
-    yield importlib.import_module("spec_cascade.serving.backend")
-    sys.modules.pop("spec_cascade.serving.backend", None)
+
+
+@pytest.fixture
+def backend(_played: None) -> Iterator[Any]:
+    yield from imported("spec_cascade.serving.backend")
+
+
+@pytest.fixture
+def registries(_played: None) -> Iterator[Any]:
+    yield from imported("spec_cascade.serving.registry")
+
+
+def imported(name: str) -> Iterator[Any]:
+    """A module that imports the names of this file."""
+    sys.modules.pop(name, None)
+    yield importlib.import_module(name)
+    sys.modules.pop(name, None)
 
 
 def model_config(engine_dir: str) -> dict[str, str]:
@@ -246,16 +263,51 @@ PROMPT = Tensor("text_input", np.array([[b"hi"]], dtype=np.object_))
 STREAM = Tensor("stream", np.array([[True]]))
 
 
-def test_the_ensemble_is_asked_for_one_response_under_a_name(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "request_", [Request([PROMPT, STREAM], '{"max_tokens": 3}'), Request([PROMPT], '{"stream": true, "max_tokens": 3}')]
+)
+def test_the_ensemble_is_asked_for_one_response_under_a_name(
+    backend: Any, monkeypatch: pytest.MonkeyPatch, request_: Request
+) -> None:
     answer = [Tensor("text_output", np.array([b"ho"], dtype=np.object_))]
     monkeypatch.setattr(InferenceRequest, "answers", [InferenceResponse(answer), InferenceResponse()])
-    request = Request([PROMPT, STREAM], '{"stream": true, "max_tokens": 3}')
-    assert asyncio.run(backend.ask_ensemble(request)).output_tensors() == answer
+    assert asyncio.run(backend.ask_ensemble(request_)).output_tensors() == answer
     (inner,) = InferenceRequest.made
     assert (inner.model_name, inner.requested_output_names, inner.inputs) == ("ensemble", ["text_output"], [PROMPT])
     token = inner.parameters.pop("unary_token")
     assert len(token) == 32
     assert inner.parameters == {"max_tokens": 3}
+
+
+def test_a_parameter_that_is_no_whole_number_is_passed_on_as_a_tensor(
+    backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server passes no such parameter from model to model."""
+    monkeypatch.setattr(InferenceRequest, "answers", [InferenceResponse([PROMPT])])
+    asyncio.run(backend.ask_ensemble(Request([PROMPT], '{"temperature": 0.5, "top_p": 1, "seed": 3}')))
+    (inner,) = InferenceRequest.made
+    assert {name: value for name, value in inner.parameters.items() if name != "unary_token"} == {"top_p": 1, "seed": 3}
+    prompt, temperature = inner.inputs
+    assert (prompt, temperature.name()) == (PROMPT, "temperature")
+    assert (temperature.array.dtype, temperature.array.tolist()) == (np.float32, [[0.5]])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ('{"max_tokens": 0.5}', "max_tokens = 0.5 .*of type INT32"),
+        ('{"tempature": 0.5}', "tempature = 0.5 .*did you mean 'temperature'"),
+        ('{"text_input": "ho"}', "text_input = 'ho' .*given already"),
+        ('{"stream": 1}', "stream = 1 .*of type BOOL"),
+        ('{"unary_token": "mine"}', "unary_token = 'mine' .*no such input"),
+    ],
+)
+def test_what_the_ensemble_would_refuse_is_refused_before_it_is_asked(
+    backend: Any, parameters: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        asyncio.run(backend.ask_ensemble(Request([PROMPT], parameters)))
+    assert InferenceRequest.made == []
 
 
 def test_a_cancellation_is_passed_on_until_there_is_an_answer(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,15 +344,19 @@ def test_the_status_of_the_ensembles_error_is_found_again(
     assert as_told(caught.value) == (text, status)
 
 
-def test_an_error_of_the_server_itself_is_not_the_clients() -> None:
-    assert told("Stub process 'cascade_0' is not healthy.").status == "INTERNAL"
+def test_an_error_of_the_server_itself_is_not_the_clients_to_read(caplog: pytest.LogCaptureFixture) -> None:
+    """The server puts the traceback of a model that raised into its error."""
+    defect = "Failed to process the request(s) for model 'cascade_0', message: KeyError: 'x' At: /opt/1/model.py(30)"
+    error = told(f"in ensemble 'ensemble', {defect}")
+    assert as_told(error) == ("INTERNAL: the server failed; see its log", "INTERNAL")
+    assert defect in caplog.text
 
 
 ARGUMENTS = {"model_name": "cascade", "model_version": "1"}
 
 
-def test_a_series_is_made_once_with_its_labels(backend: Any) -> None:
-    registry = backend.open_registry(ARGUMENTS)
+def test_a_series_is_made_once_with_its_labels(registries: Any) -> None:
+    registry = registries.open_registry(ARGUMENTS)
     requests = registry.metric(metric_families.REQUESTS, "stop", "strict")
     assert requests.labels == {"finish_reason": "stop", "rule": "strict", "model": "cascade", "version": "1"}
     assert (requests.kind, requests.description) == (MetricFamily.COUNTER, metric_families.REQUESTS.meaning)
@@ -312,8 +368,8 @@ def test_a_series_is_made_once_with_its_labels(backend: Any) -> None:
         registry.metric(metric_families.REQUESTS, "stop")
 
 
-def test_metrics_go_before_their_families(backend: Any) -> None:
-    registry = backend.open_registry(ARGUMENTS)
+def test_metrics_go_before_their_families(registries: Any) -> None:
+    registry = registries.open_registry(ARGUMENTS)
     registry.metric(metric_families.REQUESTS, "stop", "strict")
     GONE.clear()
     registry.close()
@@ -323,8 +379,8 @@ def test_metrics_go_before_their_families(backend: Any) -> None:
 
 
 def test_a_server_without_metrics_is_served_without(
-    backend: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    registries: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(MetricFamily, "refused", True)
-    assert backend.open_registry(ARGUMENTS) is None
+    assert registries.open_registry(ARGUMENTS) is None
     assert "serving without metrics: metrics not supported" in caplog.text

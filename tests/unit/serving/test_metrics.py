@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
 from pathlib import Path
@@ -72,14 +71,16 @@ def test_a_request_is_counted_when_it_ends() -> None:
     meter = metrics.meter(parse_rule("token_v3:alpha=0.8"))
     meter.add(output(TARGET))
     meter.add(output(DRAFTER, DRAFTER, RESIDUAL))
+    meter.add(output(RESIDUAL))
     metrics.publish(NOTHING)
     assert registry.of(families.REQUESTS) == {}
-    assert registry.of(families.OUTPUT_TOKENS) == {("target",): 1, ("drafter",): 2, ("residual",): 1}
+    assert registry.of(families.OUTPUT_TOKENS) == {("target",): 1, ("drafter",): 2, ("residual",): 2}
+    assert registry.observed[families.ACCEPTANCE_LENGTH.name] == [3, 1]
     counts = judged((4, 2), (4, 0), (2, 2)) | {"num_deferrals": 3, "queue_seconds": 0.25}
     meter.add(output(DRAFTER, DRAFTER, BONUS, reason=FinishReason.STOP, **counts))
     metrics.publish(NOTHING)
     assert registry.of(families.REQUESTS) == {("stop", "token_v3"): 1}
-    assert registry.of(families.OUTPUT_TOKENS) == {("target",): 1, ("drafter",): 4, ("residual",): 1, ("bonus",): 1}
+    assert registry.of(families.OUTPUT_TOKENS) == {("target",): 1, ("drafter",): 4, ("residual",): 2, ("bonus",): 1}
     assert registry.of(families.DRAFTS) == {(): 3}
     assert registry.of(families.DRAFT_TOKENS) == {(): 10}
     assert registry.of(families.ACCEPTED_TOKENS) == {(): 4}
@@ -87,7 +88,7 @@ def test_a_request_is_counted_when_it_ends() -> None:
     assert registry.of(families.ACCEPTED_TOKENS_PER_POS) == {("0",): 2, ("1",): 2, ("2",): 0, ("3",): 0}
     assert registry.of(families.DEFERRED_TOKENS) == {("token_v3",): 3}
     lengths = registry.observed[families.ACCEPTANCE_LENGTH.name]
-    assert sorted(lengths) == [1, 3, 3]
+    assert lengths == [3, 1, 3]
     assert sum(lengths) == len(lengths) + 4
     assert registry.observed[families.QUEUE_TIME.name] == [0.25]
 
@@ -232,23 +233,16 @@ def test_threads_count_and_one_publishes() -> None:
     assert registry.threads == {threading.get_ident()}
 
 
-def test_a_registry_that_fails_is_logged_once_and_left_alone(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_ran_before_there_were_clients_is_not_counted() -> None:
     registry = RecordingRegistry()
-    metrics = CascadeMetrics(registry)
-
-    def refuse() -> None:
-        raise RuntimeError("no memory to share")
-
-    monkeypatch.setattr(registry, "update", refuse)
-    with caplog.at_level(logging.ERROR):
-        for _ in range(3):
-            metrics.meter(Strict()).add(output(reason=FinishReason.STOP))
-            metrics.publish(NOTHING)
-    assert [record.message for record in caplog.records] == ["the metrics could not be published; no more are"]
-    metrics.close()
-    assert registry.is_closed
+    before = EngineStatistics(num_judged_rounds=1, verify_seconds=(0.1,), num_drafter_failures=1)
+    metrics = CascadeMetrics(registry, since=before)
+    metrics.publish(before)
+    assert registry.observed == {}
+    assert registry.of(families.DRAFTER_FAILURES) == {}
+    metrics.publish(EngineStatistics(num_judged_rounds=2, verify_seconds=(0.1, 0.2), num_drafter_failures=2))
+    assert registry.observed == {families.VERIFY_TIME.name: [0.2]}
+    assert registry.of(families.DRAFTER_FAILURES) == {(): 1}
 
 
 def test_without_a_registry_nothing_is_kept() -> None:
@@ -259,6 +253,10 @@ def test_without_a_registry_nothing_is_kept() -> None:
         assert not metrics._counts
         assert not metrics._observations
     metrics.close()
+
+
+def test_no_family_is_left_out() -> None:
+    assert list(FAMILIES) == [value for value in vars(families).values() if isinstance(value, Family)]
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

@@ -167,6 +167,7 @@ NAN, INF = float("nan"), float("inf")
         ({"num_return_sequences": 2}, "num_return_sequences"),
         ({"return_context_logits": True}, "return_context_logits"),
         ({"guided_decoding_guide": "{}"}, "guided_decoding_guide"),
+        ({"request_token": "x" * 65}, "request_token"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_an_error_that_names_its_field(values: dict[str, Any], field: str) -> None:

@@ -195,6 +195,11 @@ def test_a_subclass_is_not_its_parent() -> None:
         ("rules: {strict: , divergence: {kind: [jsd]}}\n", "'jsd' .*one of"),
         ("rules: {strict: , all_of: {rules: [0, 1]}}\n", r"rules\.all_of\.rules .*left out"),
         ("rules: {strict: , token_v3: 0.5}\n", r"rules\.token_v3 = 0\.5"),
+        ("rules: {strict: , chow: {alpha: [0, 0.3]}, confidence: }\n", "rules.confidence .*another name of chow"),
+        (
+            "rules: {strict: , token_v3: {alpha: [5, 10]}}\n",
+            r"rules\.token_v3\.alpha = \[5, 10\] .*a range that has a number in",
+        ),
         ("rules: {strict: }\ndefault_rule: chow:alpha=0.5\n", "deferral_rule = 'chow' .*made of strict alone"),
         ("rules: {chow: }\n", "deferral_rule = 'strict' .*made of chow alone"),
         ("default_rule: 5\n", "deferral_rule = 5"),

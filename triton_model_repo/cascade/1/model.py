@@ -7,11 +7,12 @@ from typing import Any
 
 from spec_cascade.engines import open_engine
 from spec_cascade.serving import wire
-from spec_cascade.serving.backend import ResponseSender, engine_dir, open_registry, request_fields
+from spec_cascade.serving.backend import ResponseSender, engine_dir, request_fields
 from spec_cascade.serving.first_request import answer_first_request
 from spec_cascade.serving.live import LiveRequests
 from spec_cascade.serving.parse import parse_cascade_request
 from spec_cascade.serving.policy import load_policy
+from spec_cascade.serving.registry import open_registry
 from spec_cascade.serving.repository import POLICY_VARIABLE
 
 
@@ -22,7 +23,7 @@ class TritonPythonModel:
         """Start the engine; the server is not ready before this returns."""
         engine = open_engine(engine_dir(args))
         self._policy = load_policy(os.environ.get(POLICY_VARIABLE), engine.limits.default_rule)
-        answer_first_request(engine)
+        answer_first_request(engine, self._policy.default_rule)
         self._live = LiveRequests(engine, open_registry(args))
 
     def execute(self, requests: list[Any]) -> None:
