@@ -193,9 +193,9 @@ class RequestMeter:
 
     def _add_statistics(self, statistics: RequestStatistics) -> None:
         count = self._metrics.count
-        count(families.DRAFTS, statistics.num_spec_steps)
-        count(families.DRAFT_TOKENS, statistics.num_draft_tokens)
-        count(families.ACCEPTED_TOKENS, statistics.num_accepted_draft_tokens)
+        count(families.DRAFTS, statistics.num_spec_steps, self._rule)
+        count(families.DRAFT_TOKENS, statistics.num_draft_tokens, self._rule)
+        count(families.ACCEPTED_TOKENS, statistics.num_accepted_draft_tokens, self._rule)
         count(families.DEFERRED_TOKENS, statistics.num_deferrals, self._rule)
         for position, amount in enumerate(statistics.drafted_per_position):
             count(families.DRAFT_TOKENS_PER_POS, amount, str(position))
