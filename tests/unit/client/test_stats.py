@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer
+from rich.console import Console
+from rich.text import Text
 from typer.testing import CliRunner
 
 from spec_cascade.serving.metric_families import FAMILIES
@@ -18,6 +22,7 @@ from spec_cascade_client.activity import Activity, Histogram
 from spec_cascade_client.commands import register
 from spec_cascade_client.errors import InvalidRequestError, NoConnectionError, ServerError
 from spec_cascade_client.scrape import Scrape, fetch
+from spec_cascade_client.stats import show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -231,6 +236,16 @@ def test_one_screen_says_it_all() -> None:
     assert "  token_v3 " in result.stdout
     assert "83% of 7 requests" in result.stdout
     assert len(result.stdout.splitlines()) < 25
+
+
+def test_a_terminal_shows_each_look_in_the_place_of_the_one_before() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, height=40)
+    with serving(page(), page(3), "gone") as url, pytest.raises(ServerError, match="is no metrics endpoint"):
+        show(url, console, every=0.1, once=False, as_json=False)
+    assert isinstance(console.file, io.StringIO)
+    shown = Text.from_ansi(console.file.getvalue()).plain
+    assert "since the start" in shown
+    assert re.search(r"requests +\d+\.\d per second +30\b", shown)
 
 
 @pytest.mark.parametrize(
