@@ -1,4 +1,4 @@
-"""The soak itself: a few seconds of it pass, and it does not pass when a promise is broken."""
+"""The soaks themselves: a few seconds of the engine's pass, and none passes when a promise is broken."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from spec_cascade_client.activity import Activity
+from spec_cascade_client.scrape import Scrape
 from tests.soak import __main__ as soak
+from tests.soak.clients import Tally
 from tests.soak.rig import Known, Rig, rig
+from tests.soak.server import broken_promises
 from tests.soak.verdict import Sample, growth_mib
 
 if TYPE_CHECKING:
@@ -46,3 +50,28 @@ def test_a_soak_in_which_a_client_gets_wrong_tokens_fails(tmp_path: Path, monkey
 def test_memory_that_grows_in_the_second_half_is_seen(per_sample: float, grows: float) -> None:
     zero = Sample(seconds=0, submitted=0, refused=0, tokens=0, failures=0, rss_mib=0, running=0, waiting=0)
     assert growth_mib([replace(zero, rss_mib=400 + per_sample * i) for i in range(100)]) == grows
+
+
+@pytest.mark.parametrize(
+    ("ended", "running", "per_sample", "broken"),
+    [
+        ({"length": 5, "timeout": 2, "cancelled": 3}, 0, 0.0, None),
+        ({"length": 7, "timeout": 2, "cancelled": 1}, 0, 0.0, None),  # left too late
+        ({"length": 4, "timeout": 2, "cancelled": 3}, 0, 0.0, "7 requests ran to their length or were cancelled"),
+        ({"length": 5, "timeout": 1, "cancelled": 3}, 0, 0.0, "1 requests timed out, 2 clients were told so"),
+        ({"length": 5, "timeout": 2, "cancelled": 3, "error": 1}, 0, 0.0, "1 requests failed"),
+        ({"length": 5, "timeout": 2, "cancelled": 3}, 1, 0.0, "(1, 0, 0) requests run"),
+        ({"length": 5, "timeout": 2, "cancelled": 3}, 0, 1.0, "memory grew by 50.0 MiB"),
+    ],
+)
+def test_a_soak_of_a_server_that_breaks_a_promise_fails(
+    ended: dict[str, int], running: int, per_sample: float, broken: str | None
+) -> None:
+    tally = Tally()
+    tally.add(length=5, timeout=2, left=3)
+    last = Activity.of(Scrape.parse(f"spec_cascade_requests_running {running}"))
+    zero = Sample(seconds=0, submitted=0, refused=0, tokens=0, failures=0, rss_mib=0, running=0, waiting=0)
+    samples = [replace(zero, rss_mib=400 + per_sample * i) for i in range(100)]
+    found = broken_promises(tally, ended, last, samples)
+    assert len(found) == (broken is not None)
+    assert not found or broken is None or found[0].startswith(broken)

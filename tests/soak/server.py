@@ -1,0 +1,207 @@
+"""Soaks a Triton server: `python -m tests.soak.server --minutes 10 --json soak.json`.
+
+Clients over HTTP and gRPC, streaming and not, send a random mixture of requests as fast as they are served; some leave
+in mid-stream, some give the server little time, some send what is wrong. At the end each request must have ended as its
+client was told, no slot may be in use, and the memory of the server and its models must not have grown by
+`GROWTH_LIMIT_MIB` in the second half; once the server has stopped, none of its processes and nothing in shared memory
+may be left. The exit code is 1 where a promise was broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from rich.console import Console
+
+from spec_cascade.serving.server import TritonServer
+from spec_cascade_client import ClientError
+from spec_cascade_client.activity import DRAFTER_FAILURES, REQUESTS, Activity, Counts
+from spec_cascade_client.scrape import fetch
+from tests.built import build_tiny
+from tests.soak.clients import Tally
+from tests.soak.server_clients import ServerClient
+from tests.soak.verdict import Sample, growth_mib
+from tests.triton.conftest import made, processes_of_group
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+GROWTH_LIMIT_MIB = 48.0
+"""Of the server and its models together; each of these is a Python process."""
+_DRAIN_SECONDS = 60.0
+_JOIN_SECONDS = 180.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the soak; return the exit code."""
+    options = _options(arguments)
+    console = Console(width=160, highlight=False)
+    with tempfile.TemporaryDirectory() as directory:
+        engine = options.engine or _build(Path(directory))
+        broken, figures = soak(engine, options.minutes * 60, options.clients, options.seed, console)
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    grown = f"{figures['growth_mib']:+.1f} MiB in the second half (limit {GROWTH_LIMIT_MIB:.0f})"
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(figures["counts"].items()))
+    console.print(f"{counts}; the server ended {figures['ended']}; {grown}", markup=False)
+    for what in broken:
+        console.print(f"BROKEN: {what}", markup=False)
+    console.print("passed" if not broken else "failed")
+    return 1 if broken else 0
+
+
+def soak(engine: Path, seconds: float, clients: int, seed: int, console: Console) -> tuple[list[str], dict[str, Any]]:
+    """Soak a server of its own; return what was broken, in words, and the figures."""
+    tally, samples, before = Tally(), list[Sample](), made()
+    server = TritonServer(engine)
+    server.start()
+    group = server.pid
+    assert group is not None
+    try:
+        began = Counts.of(fetch(server.metrics_url))
+        _run(server, tally, samples, seconds, clients, seed, console)
+        last = _drained(server)
+        ended = last.total.since(began, seconds)
+    except ClientError as error:
+        last, ended = None, None
+        tally.complain(f"the metrics cannot be read: {error}")
+    finally:
+        died = server.pid is None
+        server.stop()
+    left = {"processes": processes_of_group(group), "files": sorted(made() - before)}
+    reasons = {} if ended is None else ended.by(REQUESTS, "finish_reason")
+    broken = [*tally.broken, *broken_promises(tally, reasons, last, samples)]
+    broken += ["the server died"] if died else []
+    broken += [f"{what} are left: {which}" for what, which in left.items() if which]
+    return broken, {
+        "seconds": seconds,
+        "counts": dict(tally.counts),
+        "ended": reasons,
+        "growth_mib": growth_mib(samples),
+        "growth_limit_mib": GROWTH_LIMIT_MIB,
+        "broken": broken,
+        "samples": [asdict(sample) for sample in samples],
+    }
+
+
+def broken_promises(tally: Tally, ended: dict[str, int], last: Activity | None, samples: Sequence[Sample]) -> list[str]:
+    """What does not hold, in words.
+
+    Args:
+        tally: What the clients saw.
+        ended: Requests that the server counted as ended, by reason.
+        last: What the server said when its clients were gone.
+        samples: Its memory among them.
+    """
+    counts, grown = tally.counts, growth_mib(samples)
+    whole = ended.get("length", 0) + ended.get("cancelled", 0)
+    checks = {
+        "no request was answered": counts["length"] > 0,
+        f"{ended.get('error', 0)} requests failed": ended.get("error", 0) == 0,
+        f"{ended.get('timeout', 0)} requests timed out, {counts['timeout']} clients were told so": (
+            ended.get("timeout", 0) == counts["timeout"]
+        ),
+        f"{whole} requests ran to their length or were cancelled; of {counts['length']} and {counts['left']}": (
+            whole == counts["length"] + counts["left"]
+        ),
+        f"memory grew by {grown:.1f} MiB in the second half": grown < GROWTH_LIMIT_MIB,
+    }
+    if last is not None:
+        held = (last.now.running, last.now.waiting, last.now.kv_used_tokens)
+        checks[f"{held} requests run, requests wait, tokens are cached"] = held == (0, 0, 0)
+    return [what for what, holds in checks.items() if not holds]
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak.server", description=__doc__.split("\n")[0])
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long; default 10")
+    parser.add_argument("--clients", type=int, default=10, help="requests at a time; default 10")
+    parser.add_argument("--seed", type=int, default=0, help="of the mixture; default 0")
+    parser.add_argument("--engine", type=Path, help="engine directory; default: a tiny one, built for the soak")
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write figures and all samples")
+    return parser.parse_args(arguments)
+
+
+def _build(directory: Path) -> Path:
+    # A short queue, so that some requests find it full.
+    defaults = {"rule": "strict", "max_seq_len": 256, "max_batch_size": 4, "max_queue_size": 4}
+    return build_tiny(directory, defaults=defaults)
+
+
+def _run(
+    server: TritonServer,
+    tally: Tally,
+    samples: list[Sample],
+    seconds: float,
+    clients: int,
+    seed: int,
+    console: Console,
+) -> None:
+    """Let the clients loose, and look on."""
+    stop = Event()
+    threads = [ServerClient(server, tally, stop, seed * 1000 + i) for i in range(clients)]
+    start = time.monotonic()
+    for thread in threads:
+        thread.start()
+    every = min(10.0, seconds / 8)
+    try:
+        for tick in range(1, round(seconds / every) + 1):
+            time.sleep(max(0.0, start + tick * every - time.monotonic()))
+            samples.append(_sample(server, tally, time.monotonic() - start))
+            console.print(samples[-1].line())
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(_JOIN_SECONDS)
+            if thread.is_alive():
+                tally.complain(f"{thread.name} still waits for an answer")
+
+
+def _sample(server: TritonServer, tally: Tally, seconds: float) -> Sample:
+    look = Activity.of(fetch(server.metrics_url))
+    return Sample(
+        seconds=seconds,
+        submitted=tally.counts["submitted"] + tally.counts["left"],
+        refused=tally.counts["refused"],
+        tokens=tally.counts["tokens"],
+        failures=look.total.total(DRAFTER_FAILURES),
+        rss_mib=_resident(server) / 2**20,
+        running=look.now.running,
+        waiting=look.now.waiting,
+    )
+
+
+def _resident(server: TritonServer) -> int:
+    """Bytes of the server and its Python models; what they share counts for each."""
+    total = 0
+    for process in processes_of_group(server.pid or 0):
+        with suppress(psutil.NoSuchProcess):
+            total += psutil.Process(process).memory_info().rss
+    return total
+
+
+def _drained(server: TritonServer) -> Activity:
+    """The server once the requests whose clients have gone have ended, or as it is when that takes too long."""
+    deadline = time.monotonic() + _DRAIN_SECONDS
+    look = earlier = Activity.of(fetch(server.metrics_url))
+    while time.monotonic() < deadline:
+        time.sleep(0.5)
+        earlier, look = look, Activity.of(fetch(server.metrics_url))
+        # Twice the same: what was counted has been published.
+        if look == earlier and look.now.running == look.now.waiting == 0:
+            break
+    return look
+
+
+if __name__ == "__main__":
+    sys.exit(main())
