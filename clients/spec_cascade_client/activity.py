@@ -26,7 +26,7 @@ COST_RATIO = "spec_cascade_cost_ratio"
 KV_USED_TOKENS = "spec_cascade_kv_cache_used_tokens"
 KV_MAX_TOKENS = "spec_cascade_kv_cache_max_tokens"
 
-# Read with the label; the histograms' buckets by theirs.
+# Counters and the labels by which they are read.
 LABELS = {
     REQUESTS: ("finish_reason", "rule"),
     OUTPUT_TOKENS: ("source",),
@@ -117,12 +117,12 @@ class Counts:
         histograms = {name: histogram - earlier.histograms[name] for name, histogram in self.histograms.items()}
         return Counts(seconds, counters, histograms)
 
-    def by(self, name: str, label: str | None = None) -> dict[str, int]:
+    def by(self, name: str, label: str) -> dict[str, int]:
         """A counter, summed for each value of one of its labels; those that are 0 are left out."""
         sums: Counter[str] = Counter()
-        place = LABELS[name].index(label) if label is not None else None
+        place = LABELS[name].index(label)
         for values, count in self.counters[name].items():
-            sums[values[place] if place is not None else ""] += count
+            sums[values[place]] += count
         return {value: count for value, count in sorted(sums.items()) if count}
 
     def total(self, name: str) -> int:

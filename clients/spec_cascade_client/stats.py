@@ -50,19 +50,19 @@ def show(url: str, console: Console, *, every: float, once: bool, as_json: bool)
         ClientError: The endpoint cannot be read.
     """
     seen = looks(url, every)
-    if as_json or once or not console.is_terminal:
-        for look in seen:
-            if as_json:
-                console.file.write(json.dumps(look.as_dict()) + "\n")
-                console.file.flush()
-            else:
-                console.print(screen(url, look))
-            if once:
-                return
-    # The first look before the screen is taken: its error is to be read.
-    with Live(screen(url, next(seen)), console=console, auto_refresh=False, screen=True) as live:
-        for look in seen:
-            live.update(screen(url, look), refresh=True)
+    if console.is_terminal and not (once or as_json):
+        # The first look before the screen is taken: its error is to be read.
+        with Live(screen(url, next(seen)), console=console, auto_refresh=False, screen=True) as live:
+            for look in seen:
+                live.update(screen(url, look), refresh=True)
+    for look in seen:
+        if as_json:
+            console.file.write(json.dumps(look.as_dict()) + "\n")
+            console.file.flush()
+        else:
+            console.print(screen(url, look))
+        if once:
+            return
 
 
 def screen(url: str, look: Activity) -> Group:
@@ -74,7 +74,8 @@ def screen(url: str, look: Activity) -> Group:
         title = "since the start" if period.seconds is None else f"last {period.seconds:.1f} s"
         table.add_column(title, justify="right", min_width=24)
     for row in zip(*(_rows(period, look.total) for period in periods), strict=True):
-        table.add_row(row[0][0], *(cell for _, cell in row))
+        # Not as rich's markup: names of rules are whatever their authors call them.
+        table.add_row(Text(row[0][0]), *(cell for _, cell in row))
     return Group(Text(url, "bold"), Text(_held(look.now)), Text(), table)
 
 

@@ -2,9 +2,10 @@
 
 Clients over HTTP and gRPC, streaming and not, send a random mixture of requests as fast as they are served; some leave
 in mid-stream, some give the server little time, some send what is wrong. At the end each request must have ended as its
-client was told, no slot may be in use, and the memory of the server and its models must not have grown by
-`GROWTH_LIMIT_MIB` in the second half; once the server has stopped, none of its processes and nothing in shared memory
-may be left. The exit code is 1 where a promise was broken.
+client was told, no slot may be in use, and memory must not have grown beyond its bound in the second half: that of the
+models by `GROWTH_LIMIT_MIB`, that of tritonserver by as much and `REFUSAL_LIMIT_KIB` for each refused request. Once the
+server has stopped, none of its processes and nothing in shared memory may be left. The exit code is 1 where a promise
+was broken.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ import json
 import sys
 import tempfile
 import time
-from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -30,16 +30,58 @@ from spec_cascade_client.scrape import fetch
 from tests.built import build_tiny
 from tests.soak.clients import Tally
 from tests.soak.server_clients import ServerClient
-from tests.soak.verdict import Sample, growth_mib
+from tests.soak.verdict import Sample, gained, growth_mib
 from tests.triton.conftest import made, processes_of_group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-GROWTH_LIMIT_MIB = 48.0
-"""Of the server and its models together; each of these is a Python process."""
+GROWTH_LIMIT_MIB = 16.0
+REFUSAL_LIMIT_KIB = 6.0
+"""Triton 2.51 loses about 3 KiB with each error that it sends on a gRPC stream, whatever the model."""
 _DRAIN_SECONDS = 60.0
 _JOIN_SECONDS = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSample(Sample):
+    """The state at one moment; ``rss_mib`` is that of the Python models, ``refused`` counts bad requests too.
+
+    Attributes:
+        server_mib: Resident memory of tritonserver.
+    """
+
+    server_mib: float
+
+    def line(self) -> str:
+        """For a person."""
+        return f"{Sample.line(self)}  tritonserver {self.server_mib:6.1f} MiB"
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Memory gained in the second half, and how much of it is allowed."""
+
+    models_mib: float
+    server_mib: float
+    server_limit_mib: float
+
+    @classmethod
+    def of(cls, samples: Sequence[ServerSample]) -> Growth:
+        """From the samples of a run."""
+        refused = gained([sample.refused for sample in samples])
+        return cls(
+            models_mib=growth_mib(samples),
+            server_mib=gained([sample.server_mib for sample in samples]),
+            server_limit_mib=GROWTH_LIMIT_MIB + refused * REFUSAL_LIMIT_KIB / 1024,
+        )
+
+    def line(self) -> str:
+        """For a person."""
+        return (
+            f"in the second half the models grew by {self.models_mib:+.1f} MiB (limit {GROWTH_LIMIT_MIB:.0f}), "
+            f"tritonserver by {self.server_mib:+.1f} MiB (limit {self.server_limit_mib:.0f})"
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,9 +93,8 @@ def main(arguments: list[str] | None = None) -> int:
         broken, figures = soak(engine, options.minutes * 60, options.clients, options.seed, console)
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    grown = f"{figures['growth_mib']:+.1f} MiB in the second half (limit {GROWTH_LIMIT_MIB:.0f})"
     counts = ", ".join(f"{count} {name}" for name, count in sorted(figures["counts"].items()))
-    console.print(f"{counts}; the server ended {figures['ended']}; {grown}", markup=False)
+    console.print(f"{counts}; the server ended {figures['ended']}; {Growth(**figures['growth']).line()}", markup=False)
     for what in broken:
         console.print(f"BROKEN: {what}", markup=False)
     console.print("passed" if not broken else "failed")
@@ -62,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def soak(engine: Path, seconds: float, clients: int, seed: int, console: Console) -> tuple[list[str], dict[str, Any]]:
     """Soak a server of its own; return what was broken, in words, and the figures."""
-    tally, samples, before = Tally(), list[Sample](), made()
+    tally, samples, before = Tally(), list[ServerSample](), made()
     server = TritonServer(engine)
     server.start()
     group = server.pid
@@ -87,14 +128,15 @@ def soak(engine: Path, seconds: float, clients: int, seed: int, console: Console
         "seconds": seconds,
         "counts": dict(tally.counts),
         "ended": reasons,
-        "growth_mib": growth_mib(samples),
-        "growth_limit_mib": GROWTH_LIMIT_MIB,
+        "growth": asdict(Growth.of(samples)),
         "broken": broken,
         "samples": [asdict(sample) for sample in samples],
     }
 
 
-def broken_promises(tally: Tally, ended: dict[str, int], last: Activity | None, samples: Sequence[Sample]) -> list[str]:
+def broken_promises(
+    tally: Tally, ended: dict[str, int], last: Activity | None, samples: Sequence[ServerSample]
+) -> list[str]:
     """What does not hold, in words.
 
     Args:
@@ -103,7 +145,7 @@ def broken_promises(tally: Tally, ended: dict[str, int], last: Activity | None, 
         last: What the server said when its clients were gone.
         samples: Its memory among them.
     """
-    counts, grown = tally.counts, growth_mib(samples)
+    counts, grown = tally.counts, Growth.of(samples)
     whole = ended.get("length", 0) + ended.get("cancelled", 0)
     checks = {
         "no request was answered": counts["length"] > 0,
@@ -114,7 +156,7 @@ def broken_promises(tally: Tally, ended: dict[str, int], last: Activity | None, 
         f"{whole} requests ran to their length or were cancelled; of {counts['length']} and {counts['left']}": (
             whole == counts["length"] + counts["left"]
         ),
-        f"memory grew by {grown:.1f} MiB in the second half": grown < GROWTH_LIMIT_MIB,
+        grown.line(): grown.models_mib < GROWTH_LIMIT_MIB and grown.server_mib < grown.server_limit_mib,
     }
     if last is not None:
         held = (last.now.running, last.now.waiting, last.now.kv_used_tokens)
@@ -141,7 +183,7 @@ def _build(directory: Path) -> Path:
 def _run(
     server: TritonServer,
     tally: Tally,
-    samples: list[Sample],
+    samples: list[ServerSample],
     seconds: float,
     clients: int,
     seed: int,
@@ -167,27 +209,26 @@ def _run(
                 tally.complain(f"{thread.name} still waits for an answer")
 
 
-def _sample(server: TritonServer, tally: Tally, seconds: float) -> Sample:
-    look = Activity.of(fetch(server.metrics_url))
-    return Sample(
+def _sample(server: TritonServer, tally: Tally, seconds: float) -> ServerSample:
+    look, group = Activity.of(fetch(server.metrics_url)), server.pid or 0
+    return ServerSample(
         seconds=seconds,
         submitted=tally.counts["submitted"] + tally.counts["left"],
-        refused=tally.counts["refused"],
+        refused=tally.counts["refused"] + tally.counts["invalid"],
         tokens=tally.counts["tokens"],
         failures=look.total.total(DRAFTER_FAILURES),
-        rss_mib=_resident(server) / 2**20,
+        rss_mib=sum(_resident_mib(process) for process in processes_of_group(group) if process != group),
         running=look.now.running,
         waiting=look.now.waiting,
+        server_mib=_resident_mib(group),
     )
 
 
-def _resident(server: TritonServer) -> int:
-    """Bytes of the server and its Python models; what they share counts for each."""
-    total = 0
-    for process in processes_of_group(server.pid or 0):
-        with suppress(psutil.NoSuchProcess):
-            total += psutil.Process(process).memory_info().rss
-    return total
+def _resident_mib(process: int) -> float:
+    try:
+        return float(psutil.Process(process).memory_info().rss) / 2**20
+    except psutil.NoSuchProcess:
+        return 0.0
 
 
 def _drained(server: TritonServer) -> Activity:

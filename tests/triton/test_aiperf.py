@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from jinja2 import Environment
 
 from spec_cascade_client.activity import OUTPUT_TOKENS, REQUESTS, Counts
 from spec_cascade_client.scrape import fetch
+from tests.triton.clients import post
 from tests.triton.conftest import eventually
 
 if TYPE_CHECKING:
@@ -25,13 +27,6 @@ TEXT = (ROOT / "docs/load.md").read_text(encoding="utf-8")
 INSTALL, PROFILE = re.findall(r"^```sh\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 REQUESTS_SENT = 12
 TOKENS_ASKED = 32
-
-# Installing takes minutes: AIPerf brings pandas, transformers, plotly and much else.
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(sys.version_info < (3, 11), reason="AIPerf needs Python 3.11"),
-]
 
 
 def run(script: str, directory: Path) -> None:
@@ -48,6 +43,24 @@ def run(script: str, directory: Path) -> None:
     assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-4000:]
 
 
+def test_the_template_makes_a_request(server: TritonServer) -> None:
+    """Filled in as AIPerf 0.13 does it: with jinja2, escaping, and the further inputs added to what comes out."""
+    inputs = dict(given.partition(":")[::2] for given in re.findall(r"--extra-inputs (\S+)", PROFILE))
+    template = (ROOT / inputs.pop("payload_template")).read_text(encoding="utf-8")
+    asked = {"text": 'say "hi" <b> & \n', "max_tokens": 5, "stream": True}
+    body = json.loads(Environment(autoescape=True).from_string(template).render(**asked))
+    assert body == {"text_input": asked.pop("text"), **asked}
+    field = inputs.pop("response_field")
+    events = post(server, body | inputs | {"ignore_eos": True}, stream=True).events
+    assert sum(event["num_output_tokens"] for event in events) == 5
+    assert all(field in event for event in events)
+    assert json.loads(events[-1]["cascade_stats"])["rule"].startswith("token_v3:alpha=0.8")
+
+
+# Installing takes minutes: AIPerf brings pandas, transformers, plotly and much else.
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="AIPerf needs Python 3.11")
 def test_aiperf_measures_the_server(server: TritonServer, tiny_engine_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs/load", tmp_path / "docs/load")
     run(INSTALL.replace("python3", sys.executable), tmp_path)
