@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,17 @@ from tests.soak.server import ServerSample, broken_promises
 from tests.soak.verdict import Sample, growth_mib
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """The soak of the engine quietens its log."""
+    log = logging.getLogger("spec_cascade")
+    level = log.level
+    yield
+    log.setLevel(level)
 
 
 def run(seconds: float, path: Path) -> int:
