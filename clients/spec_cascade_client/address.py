@@ -37,8 +37,12 @@ class Address:
     path: str
 
     @classmethod
-    def parse(cls, url: str) -> Address:
+    def parse(cls, url: str, *, default_port: int | None = None) -> Address:
         """Parse ``http://``, ``https://``, ``grpc://`` or ``grpcs://`` ``host[:port]``.
+
+        Args:
+            url: What to parse.
+            default_port: Of a URL without a port; None takes that of its scheme.
 
         Raises:
             InvalidRequestError: The URL names no host, or a scheme or port that is not allowed.
@@ -53,7 +57,7 @@ class Address:
             raise InvalidRequestError(f"url = {url!r}: must be host:port after one of {schemes}")
         if parts.path.strip("/") and parts.scheme.startswith("grpc"):
             raise InvalidRequestError(f"url = {url!r}: a gRPC address has no path")
-        return cls(parts.scheme, host, port or DEFAULT_PORTS[parts.scheme], parts.path.rstrip("/"))
+        return cls(parts.scheme, host, port or default_port or DEFAULT_PORTS[parts.scheme], parts.path.rstrip("/"))
 
     @property
     def is_grpc(self) -> bool:

@@ -15,6 +15,8 @@ from spec_cascade_client.client import Client
 from spec_cascade_client.console import TokenPrinter, is_colored, make_console, summary
 from spec_cascade_client.errors import ClientError, NoConnectionError
 from spec_cascade_client.options import AUTO, Options
+from spec_cascade_client.scrape import METRICS_PORT
+from spec_cascade_client.stats import show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from spec_cascade_client.results import Result
 
 DEFAULT_URL = "grpc://127.0.0.1:8001"
+DEFAULT_METRICS_URL = f"http://127.0.0.1:{METRICS_PORT}"
 INTERRUPTED = 130
 """Exit status of a command that Ctrl-C ended, by the shell's convention."""
 
@@ -34,6 +37,7 @@ def register(app: typer.Typer) -> None:
     app.command("generate")(generate)
     app.command("canary")(canary_command)
     app.command("chat")(chat)
+    app.command("stats")(stats)
 
 
 def _draft_length(text: str) -> int:
@@ -149,6 +153,22 @@ def chat(
     except ClientError as error:
         typer.echo(f"spec-cascade: {error}", err=True)
         raise typer.Exit(1) from None
+
+
+def stats(
+    url: Annotated[str, typer.Argument(help="Metrics endpoint: http:// or https:// host:port.")] = DEFAULT_METRICS_URL,
+    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1)] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each look as one line of JSON.")] = False,
+) -> None:
+    """Watch what a running server does: rates, acceptance by rule, latencies, queue, slots."""
+    try:
+        show(url, make_console(), every=every, once=once, as_json=as_json)
+    except ClientError as error:
+        typer.echo(f"spec-cascade: {error}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _stream(client: Client, request: str | Sequence[Message], options: Options, out: Console, notes: Console) -> None:

@@ -1,1 +1,1 @@
-"""A long run of the embedded engine under everything that clients and models do to it."""
+"""Long runs of the embedded engine, and of a server, under everything that clients and models do to them."""

@@ -50,15 +50,19 @@ class Sample:
 
 
 def growth_mib(samples: Seq[Sample]) -> float:
-    """Memory gained in the second half: median of the last quarter minus median of the second one.
+    """Memory gained in the second half."""
+    return gained([sample.rss_mib for sample in samples])
+
+
+def gained(values: Seq[float]) -> float:
+    """What a figure gained in the second half: median of the last quarter minus median of the second one.
 
     The first quarter is left out: allocators and caches fill in it.
     """
-    rss = [s.rss_mib for s in samples]
-    quarter = len(rss) // 4
+    quarter = len(values) // 4
     if quarter == 0:
         return 0.0
-    return median(rss[-quarter:]) - median(rss[quarter : 2 * quarter])
+    return median(values[-quarter:]) - median(values[quarter : 2 * quarter])
 
 
 def broken_promises(rig: Rig, tally: Tally, statistics: EngineStatistics, samples: Seq[Sample]) -> list[str]:

@@ -136,7 +136,7 @@ def test_the_client_imports_neither_of_the_others():
         assert {top(name) for name in imported} & {"spec_cascade", "spec_cascade_build"} == set(), module
 
 
-CONSOLES = {f"spec_cascade_client.{name}" for name in ("chat", "commands", "console")}
+CONSOLES = {f"spec_cascade_client.{name}" for name in ("chat", "commands", "console", "stats")}
 
 
 def test_the_client_library_needs_tritonclient_and_numpy_alone():

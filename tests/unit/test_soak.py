@@ -1,4 +1,4 @@
-"""The soak itself: a few seconds of it pass, and it does not pass when a promise is broken."""
+"""The soaks themselves: a few seconds of the engine's pass, and none passes when a promise is broken."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from spec_cascade_client.activity import Activity
+from spec_cascade_client.scrape import Scrape
 from tests.soak import __main__ as soak
+from tests.soak.clients import Tally
 from tests.soak.rig import Known, Rig, rig
+from tests.soak.server import ServerSample, broken_promises
 from tests.soak.verdict import Sample, growth_mib
 
 if TYPE_CHECKING:
@@ -60,3 +64,46 @@ def test_a_soak_in_which_a_client_gets_wrong_tokens_fails(tmp_path: Path, monkey
 def test_memory_that_grows_in_the_second_half_is_seen(per_sample: float, grows: float) -> None:
     zero = Sample(seconds=0, submitted=0, refused=0, tokens=0, failures=0, rss_mib=0, running=0, waiting=0)
     assert growth_mib([replace(zero, rss_mib=400 + per_sample * i) for i in range(100)]) == grows
+
+
+ENDED = {"length": 5, "timeout": 2, "cancelled": 3}
+
+
+@pytest.mark.parametrize(
+    ("ended", "running", "per_sample", "broken"),
+    [
+        ({}, 0, (0.0, 0.0, 0), None),
+        ({"length": 7, "cancelled": 1}, 0, (0.0, 0.0, 0), None),  # left too late
+        ({"length": 4}, 0, (0.0, 0.0, 0), "7 requests ran to their length or were cancelled"),
+        ({"timeout": 1}, 0, (0.0, 0.0, 0), "1 requests timed out, 2 clients were told so"),
+        ({"error": 1}, 0, (0.0, 0.0, 0), "1 requests failed"),
+        ({}, 1, (0.0, 0.0, 0), "(1, 0, 0) requests run"),
+        ({}, 0, (1.0, 0.0, 0), "in the second half the models grew by +50.0 MiB (limit 16)"),
+        ({}, 0, (0.0, 1.0, 0), "in the second half the models grew by +0.0 MiB (limit 16), tritonserver by +50.0 MiB"),
+        ({}, 0, (0.0, 1.0, 1024), None),  # 51 200 refusals at 6 KiB
+    ],
+)
+def test_a_soak_of_a_server_that_breaks_a_promise_fails(
+    ended: dict[str, int], running: int, per_sample: tuple[float, float, int], broken: str | None
+) -> None:
+    tally = Tally()
+    tally.add(length=5, timeout=2, left=3)
+    last = Activity.of(Scrape.parse(f"spec_cascade_requests_running {running}"))
+    models, server, refused = per_sample
+    samples = [
+        ServerSample(
+            seconds=i,
+            submitted=i,
+            refused=i * refused,
+            tokens=i,
+            failures=0,
+            rss_mib=400 + i * models,
+            running=4,
+            waiting=0,
+            server_mib=60 + i * server,
+        )
+        for i in range(100)
+    ]
+    found = broken_promises(tally, ENDED | ended, last, samples)
+    assert len(found) == (broken is not None)
+    assert not found or broken is None or found[0].startswith(broken)

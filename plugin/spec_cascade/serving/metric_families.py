@@ -38,9 +38,11 @@ REQUESTS = Family(
     "spec_cascade_requests_total", "counter", "Requests that ended, cancelled ones too.", ("finish_reason", "rule")
 )
 OUTPUT_TOKENS = Family("spec_cascade_num_output_tokens_total", "counter", "Tokens emitted, by writer.", ("source",))
-DRAFTS = Family("spec_cascade_num_drafts_total", "counter", "Drafted blocks that were judged.")
-DRAFT_TOKENS = Family("spec_cascade_num_draft_tokens_total", "counter", "Tokens drafted.")
-ACCEPTED_TOKENS = Family("spec_cascade_num_accepted_tokens_total", "counter", "Drafted tokens that were emitted.")
+DRAFTS = Family("spec_cascade_num_drafts_total", "counter", "Drafted blocks that were judged.", ("rule",))
+DRAFT_TOKENS = Family("spec_cascade_num_draft_tokens_total", "counter", "Tokens drafted.", ("rule",))
+ACCEPTED_TOKENS = Family(
+    "spec_cascade_num_accepted_tokens_total", "counter", "Drafted tokens that were emitted.", ("rule",)
+)
 DRAFT_TOKENS_PER_POS = Family(
     "spec_cascade_num_draft_tokens_per_pos_total", "counter", "Tokens drafted at this position.", ("position",)
 )

@@ -193,11 +193,12 @@ class RequestMeter:
         self._metrics.add([((families.REQUESTS, (reason.value, self._rule)), 1)])
 
     def _add_statistics(self, statistics: RequestStatistics) -> None:
+        rule = (self._rule,)
         counts = [
-            ((families.DRAFTS, ()), statistics.num_spec_steps),
-            ((families.DRAFT_TOKENS, ()), statistics.num_draft_tokens),
-            ((families.ACCEPTED_TOKENS, ()), statistics.num_accepted_draft_tokens),
-            ((families.DEFERRED_TOKENS, (self._rule,)), statistics.num_deferrals),
+            ((families.DRAFTS, rule), statistics.num_spec_steps),
+            ((families.DRAFT_TOKENS, rule), statistics.num_draft_tokens),
+            ((families.ACCEPTED_TOKENS, rule), statistics.num_accepted_draft_tokens),
+            ((families.DEFERRED_TOKENS, rule), statistics.num_deferrals),
             *_by_position(families.DRAFT_TOKENS_PER_POS, statistics.drafted_per_position),
             *_by_position(families.ACCEPTED_TOKENS_PER_POS, statistics.accepted_per_position),
         ]

@@ -81,9 +81,9 @@ def test_a_request_is_counted_when_it_ends() -> None:
     metrics.publish(NOTHING)
     assert registry.of(families.REQUESTS) == {("stop", "token_v3"): 1}
     assert registry.of(families.OUTPUT_TOKENS) == {("target",): 1, ("drafter",): 4, ("residual",): 2, ("bonus",): 1}
-    assert registry.of(families.DRAFTS) == {(): 3}
-    assert registry.of(families.DRAFT_TOKENS) == {(): 10}
-    assert registry.of(families.ACCEPTED_TOKENS) == {(): 4}
+    assert registry.of(families.DRAFTS) == {("token_v3",): 3}
+    assert registry.of(families.DRAFT_TOKENS) == {("token_v3",): 10}
+    assert registry.of(families.ACCEPTED_TOKENS) == {("token_v3",): 4}
     assert registry.of(families.DRAFT_TOKENS_PER_POS) == {("0",): 3, ("1",): 3, ("2",): 2, ("3",): 2}
     assert registry.of(families.ACCEPTED_TOKENS_PER_POS) == {("0",): 2, ("1",): 2, ("2",): 0, ("3",): 0}
     assert registry.of(families.DEFERRED_TOKENS) == {("token_v3",): 3}
@@ -102,7 +102,7 @@ def test_every_end_is_counted_under_its_reason(reason: FinishReason) -> None:
     meter.fail()
     metrics.publish(NOTHING)
     assert registry.of(families.REQUESTS) == {(reason.value, "strict"): 1}
-    assert registry.of(families.ACCEPTED_TOKENS) == {(): 1}
+    assert registry.of(families.ACCEPTED_TOKENS) == {("strict",): 1}
 
 
 def test_a_request_whose_last_output_never_came_has_failed() -> None:
