@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -24,6 +25,8 @@ DEFAULTS = Options()
 GRACE_MS = 1000
 """How long after a deadline the server gives up by itself, so that it is the client that says what happened."""
 _LONGEST_MS = 2**31 - 1
+# What both protocols can send; gRPC takes names that end in -bin for bytes.
+_HEADER_NAME = re.compile(r"[A-Za-z0-9._-]+(?<!-bin)", re.IGNORECASE)
 
 T = TypeVar("T")
 
@@ -93,6 +96,8 @@ class BaseClient(ABC, Generic[T]):
 
 def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     for name, value in headers.items():
-        if not (name and (name + value).isascii() and (name + value).isprintable()):
-            raise InvalidRequestError(f"header {name!r}: name and value must be printable ASCII")
+        if not (isinstance(name, str) and _HEADER_NAME.fullmatch(name)):
+            raise InvalidRequestError(f"header {name!r}: must be a name of letters, digits, '-', '_', '.', not in -bin")
+        if not (isinstance(value, str) and value.isascii() and value.isprintable()):
+            raise InvalidRequestError(f"header {name!r}: its value must be printable ASCII")
     return headers

@@ -8,14 +8,18 @@ import time
 from spec_cascade_client.errors import ClientError, DeadlineError, IdleTimeoutError, InvalidRequestError
 
 
+LONGEST = 1e6
+"""Seconds that a time may be: what sockets, queues and event loops all can wait."""
+
+
 def checked_seconds(name: str, seconds: float) -> float:
     """Return a time that a caller set.
 
     Raises:
-        InvalidRequestError: It is not a finite number above 0.
+        InvalidRequestError: It is not a number in (0, `LONGEST`].
     """
-    if not (isinstance(seconds, (int, float)) and 0 < seconds < math.inf):
-        raise InvalidRequestError(f"{name} = {seconds!r}: must be a number of seconds above 0")
+    if not (isinstance(seconds, (int, float)) and 0 < seconds <= LONGEST):
+        raise InvalidRequestError(f"{name} = {seconds!r:.80}: must be a number of seconds in (0, {LONGEST:.0f}]")
     return seconds
 
 

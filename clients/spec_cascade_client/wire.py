@@ -6,6 +6,7 @@ import json
 import math
 import struct
 from dataclasses import dataclass
+from operator import index
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spec_cascade_client.errors import InvalidRequestError, ServerError
@@ -111,10 +112,12 @@ class Tensor:
 
     def __post_init__(self) -> None:
         try:
-            raw = b"".join(_packed(self.datatype, value) for value in self.values)
+            values = tuple(_plain(self.datatype, value) for value in self.values)
+            raw = b"".join(_packed(self.datatype, value) for value in values)
         except (struct.error, OverflowError, AttributeError, TypeError, ValueError) as error:
             text = repr(self.values if self.is_list else self.values[0])
             raise InvalidRequestError(f"{self.name} = {text[:80]}: must be {_ALLOWED[self.datatype]}") from error
+        object.__setattr__(self, "values", values)
         object.__setattr__(self, "raw", raw)
 
     @property
@@ -138,6 +141,8 @@ def request_tensors(prompt: str | Sequence[Message], options: Options, *, stream
         if value is not None:
             tensors.append(Tensor(name, datatype, (value,)))
     for name, words in (("stop_words", options.stop), ("bad_words", options.bad_words)):
+        if isinstance(words, str):  # each of its characters would be a word
+            raise InvalidRequestError(f"{name} = {words!r:.80}: must be a tuple of texts")
         if words:
             tensors.append(Tensor(name, "BYTES", tuple(words), is_list=True))
     flags = {
@@ -181,6 +186,13 @@ def read_statistics(outputs: Mapping[str, list[Any]]) -> Statistics:
         return Statistics.from_dict(json.loads(text))
     except (TypeError, ValueError) as error:
         raise ServerError(f"the server sent cascade_stats that break the contract: {error}") from error
+
+
+def _plain(datatype: str, value: Value) -> Value:
+    """The value as a type of Python's own: JSON knows none of numpy's."""
+    if datatype in ("INT32", "UINT64"):
+        return int(index(value))  # type: ignore[arg-type]  # what is no integer is the caller's error, caught above
+    return float(value) if datatype == "FP32" and not isinstance(value, str) else value
 
 
 def _packed(datatype: str, value: Value) -> bytes:

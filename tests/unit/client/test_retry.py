@@ -160,7 +160,7 @@ def test_a_retry_that_means_nothing_is_refused(fields):
 
 
 @pytest.mark.parametrize("name", ["connect_timeout", "idle_timeout", "response_timeout", "deadline"])
-@pytest.mark.parametrize("seconds", [0, -1, float("inf"), "soon"])
+@pytest.mark.parametrize("seconds", [0, -1, 1e7, float("inf"), 10**400, "soon"])
 def test_a_time_that_means_nothing_is_refused(name, seconds):
     with pytest.raises(InvalidRequestError, match=f"{name} = "):
         Client("http://127.0.0.1:1", **{name: seconds})
