@@ -55,10 +55,11 @@ class EventDecoder:
         *lines, self._rest = (self._rest + received).split(b"\n")
         events = []
         for line in lines:
-            name, _, value = line.rstrip(b"\r").partition(b":")
+            line = line.removesuffix(b"\r")
+            name, _, value = line.partition(b":")
             if name == b"data":
                 self._data.append(value.removeprefix(b" "))
-            elif not name and self._data:
+            elif not line and self._data:  # a line that begins with a colon is a comment, and ends nothing
                 events.append(b"\n".join(self._data))
                 self._data = []
         return events

@@ -141,10 +141,8 @@ def request_tensors(prompt: str | Sequence[Message], options: Options, *, stream
         if value is not None:
             tensors.append(Tensor(name, datatype, (value,)))
     for name, words in (("stop_words", options.stop), ("bad_words", options.bad_words)):
-        if isinstance(words, str):  # each of its characters would be a word
-            raise InvalidRequestError(f"{name} = {words!r:.80}: must be a tuple of texts")
         if words:
-            tensors.append(Tensor(name, "BYTES", tuple(words), is_list=True))
+            tensors.append(_texts(name, words))
     flags = {
         "stream": stream,
         "ignore_eos": options.ignore_eos,
@@ -202,6 +200,12 @@ def _packed(datatype: str, value: Value) -> bytes:
     if datatype == "FP32" and not math.isfinite(value):  # type: ignore[arg-type]
         raise ValueError("not finite")
     return struct.pack(_PACKING[datatype], value)
+
+
+def _texts(name: str, texts: str | Sequence[str]) -> Tensor:
+    if isinstance(texts, str):  # each of its characters would be one
+        raise InvalidRequestError(f"{name} = {texts!r:.80}: must be a tuple of texts")
+    return Tensor(name, "BYTES", tuple(texts), is_list=True)
 
 
 def _messages_json(messages: Sequence[Message]) -> str:
