@@ -105,7 +105,8 @@ def reason(error: Exception) -> str:
     # Of an encrypted connection, and of a name's look-up, the numbers mean something else.
     if isinstance(error, OSError) and not isinstance(error, (ssl.SSLError, socket.gaierror)) and error.errno:
         return os.strerror(error.errno)
-    return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
 
 
 def ssl_context(tls: Tls) -> ssl.SSLContext:
