@@ -149,6 +149,8 @@ def chat(
     except ClientError as error:
         typer.echo(f"spec-cascade: {error}", err=True)
         raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _stream(client: Client, request: str | Sequence[Message], options: Options, out: Console, notes: Console) -> None:
