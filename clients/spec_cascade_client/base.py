@@ -68,17 +68,14 @@ class BaseClient(ABC, Generic[T]):
         deadline: float | None = None,
     ) -> None:
         address = Address.parse(url)
-        headers = dict(headers or {})
-        if restricted_key is not None:
-            name, value = restricted_key
-            headers[f"triton-grpc-protocol-{name}" if address.is_grpc else name] = value
         self._url = str(address)
         self._retry = retry or Retry()
         self._idle_timeout = checked_seconds("idle_timeout", idle_timeout)
         self._response_timeout = checked_seconds("response_timeout", response_timeout)
         self._deadline = deadline if deadline is None else checked_seconds("deadline", deadline)
         connect_timeout = checked_seconds("connect_timeout", connect_timeout)
-        self._transport = self._connect(address, model, _checked_headers(headers), tls or Tls(), connect_timeout)
+        sent = all_headers(address, headers, restricted_key)
+        self._transport = self._connect(address, model, sent, tls or Tls(), connect_timeout)
 
     @abstractmethod
     def _connect(self, address: Address, model: str, headers: Mapping[str, str], tls: Tls, connect_timeout: float) -> T:
@@ -94,7 +91,18 @@ class BaseClient(ABC, Generic[T]):
         return Request(prompt, options, stream=stream, clock=clock, retry=self._retry)
 
 
-def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+def all_headers(
+    address: Address, headers: Mapping[str, str] | None, restricted_key: tuple[str, str] | None
+) -> dict[str, str]:
+    """A caller's headers, and the key under the name at which Triton looks for it.
+
+    Raises:
+        InvalidRequestError: A header cannot be sent.
+    """
+    headers = dict(headers or {})
+    if restricted_key is not None:
+        name, value = restricted_key
+        headers[f"triton-grpc-protocol-{name}" if address.is_grpc else name] = value
     for name, value in headers.items():
         if not (isinstance(name, str) and _HEADER_NAME.fullmatch(name)):
             raise InvalidRequestError(f"header {name!r}: must be a name of letters, digits, '-', '_', '.', not in -bin")
