@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,9 +81,12 @@ def read_outputs(response: Any) -> tuple[Outputs | None, bool]:
     inner = response.infer_response
     result = InferResult(inner)
     outputs: Outputs = {}
-    for output in inner.outputs:
-        values = result.as_numpy(output.name).ravel().tolist()
-        outputs[output.name] = [_decoded(value) for value in values] if output.datatype == "BYTES" else values
+    try:
+        for output in inner.outputs:
+            values = result.as_numpy(output.name).ravel().tolist()
+            outputs[output.name] = [_decoded(value) for value in values] if output.datatype == "BYTES" else values
+    except (ValueError, struct.error) as error:
+        raise ServerError(f"the server sent a tensor that is not what it says: {error}") from error
     is_last = inner.parameters["triton_final_response"].bool_param or any(outputs.get("finish_reason", ()))
     return outputs or None, is_last
 

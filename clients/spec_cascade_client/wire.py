@@ -162,14 +162,14 @@ def read_chunk(outputs: Mapping[str, list[Any]], position: int) -> Chunk:
     try:
         return Chunk(
             index=int(_first(outputs, "response_index", position)),
-            text=str(_first(outputs, "text_output", "")),
+            text=_text(_first(outputs, "text_output", "")),
             token_ids=tuple(int(token) for token in outputs.get("token_ids", ())),
             token_sources=tuple(TokenSource(int(source)) for source in outputs.get("token_sources", ())),
-            token_texts=tuple(str(text) for text in outputs.get("token_texts", ())),
+            token_texts=tuple(_text(text) for text in outputs.get("token_texts", ())),
             log_probs=tuple(float(log_prob) for log_prob in outputs.get("output_log_probs", ())),
-            finish_reason=_first(outputs, "finish_reason", "") or None,
+            finish_reason=_text(_first(outputs, "finish_reason", "")) or None,
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ServerError(f"the server sent a response that breaks the contract: {error}") from error
 
 
@@ -182,7 +182,7 @@ def read_statistics(outputs: Mapping[str, list[Any]]) -> Statistics:
     text = _first(outputs, "cascade_stats", "{}")
     try:
         return Statistics.from_dict(json.loads(text))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ServerError(f"the server sent cascade_stats that break the contract: {error}") from error
 
 
@@ -213,6 +213,12 @@ def _messages_json(messages: Sequence[Message]) -> str:
         return json.dumps([{"role": m["role"], "content": m["content"]} for m in messages], ensure_ascii=False)
     except (KeyError, TypeError) as error:
         raise InvalidRequestError("messages: each must have a role and a content, both text") from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.80} is not text")
+    return value
 
 
 def _first(outputs: Mapping[str, list[Any]], name: str, default: Any) -> Any:
