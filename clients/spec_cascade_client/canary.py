@@ -75,7 +75,8 @@ def canary(
     start = time.monotonic()
     outcome: list[str | Exception] = []
     # On a thread: the timeouts of sockets bound each step, and a name that is looked up not at all.
-    asker = Thread(target=_ask, args=(address, opener, request, deadline, outcome), daemon=True)
+    asked = (address, opener, request, deadline, outcome)
+    asker = Thread(target=_ask, args=asked, name="spec-cascade-canary", daemon=True)
     asker.start()
     asker.join(deadline)
     if not outcome:

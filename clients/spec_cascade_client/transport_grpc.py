@@ -79,6 +79,7 @@ class GrpcResponses:
                 if response is None:
                     self._finished = True
                 else:
+                    self._is_whole = bool(response.error_message)  # comes last, too
                     outputs, self._is_whole = grpc_wire.read_outputs(response)
             return outputs
         finally:

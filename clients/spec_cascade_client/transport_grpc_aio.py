@@ -78,6 +78,7 @@ class AsyncGrpcResponses:
                 if response is None:
                     self._finished = True
                 else:
+                    self._is_whole = bool(response.error_message)  # comes last, too
                     outputs, self._is_whole = grpc_wire.read_outputs(response)
             if outputs is None and self._is_whole:
                 await self._pump.ended(grpc_wire.LINGER)

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from spec_cascade_client import AsyncClient, Retry, UnavailableError, grpc_wire
+from spec_cascade_client import AsyncClient, InvalidRequestError, Retry, UnavailableError, grpc_wire
 from spec_cascade_client.http_wire import EventDecoder
 from tests.unit.client.wire_servers import Drop, Fail, Pause, Refuse, Send, chunk
 
@@ -41,6 +41,16 @@ def test_nor_is_it_when_the_whole_of_it_was_read(serve, connect):
     record = serve(WHOLE, Pause(0.3))
     with connect(record.url) as client:
         assert client.generate("Why?").text == " Die"
+    assert record.over.wait(5)
+    assert not record.client_gone.is_set()
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("protocol", ["grpc"])
+def test_nor_is_one_that_brought_an_error(serve, connect):
+    record = serve(Refuse("alpha = 7 is not allowed: must be in [0, 1]"), Pause(0.3))
+    with connect(record.url) as client, pytest.raises(InvalidRequestError):
+        client.generate("Why?")
     assert record.over.wait(5)
     assert not record.client_gone.is_set()
 
