@@ -222,7 +222,7 @@ def test_silence_between_chunks_is_an_error_and_cancels(serve, connect):
         start = time.monotonic()
         with pytest.raises(IdleTimeoutError, match=r"sent nothing for 0\.2 s"):
             next(stream)
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 10
         assert record.client_gone.wait(5)
 
 
@@ -234,9 +234,9 @@ def test_silence_before_the_one_response_is_an_error(serve, connect):
 
 
 def test_pauses_shorter_than_the_timeout_do_not_add_up(serve, connect):
-    steps = [step for i in range(4) for step in (Pause(0.15), Send(FIRST | {"response_index": [i]}))]
+    steps = [step for i in range(4) for step in (Pause(0.4), Send(FIRST | {"response_index": [i]}))]
     record = serve(*steps, Send(LAST | {"response_index": [4]}, final=True))
-    with connect(record.url, idle_timeout=0.4) as client:
+    with connect(record.url, idle_timeout=1.4) as client:
         assert client.stream("Why?").result().text == " Die" * 4
 
 
