@@ -15,12 +15,13 @@ from spec_cascade_client.errors import (
     UnavailableError,
 )
 from spec_cascade_client.history import History
-from spec_cascade_client.options import Message, Options
+from spec_cascade_client.options import AUTO, Message, Options
 from spec_cascade_client.results import Chunk, Piece, Result, Statistics, TokenSource
 from spec_cascade_client.retry import Retry
 from spec_cascade_client.stream import Stream
 
 __all__ = [
+    "AUTO",
     "AsyncClient",
     "AsyncStream",
     "Retry",

@@ -19,12 +19,22 @@ class Tls:
         certificate_file: The client's own certificate, where the server asks for one.
         key_file: The key of that certificate.
         insecure: Trust whoever answers. Only over HTTP, and only where nobody else can answer; gRPC has no such mode.
+
+    Raises:
+        InvalidRequestError: There is a certificate without its key, or a key without its certificate.
     """
 
     ca_file: str | None = None
     certificate_file: str | None = None
     key_file: str | None = None
     insecure: bool = False
+
+    def __post_init__(self) -> None:
+        # Of half a pair, gRPC ends the whole process.
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise InvalidRequestError(
+                f"certificate_file = {self.certificate_file!r}, key_file = {self.key_file!r}: must be given together"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +60,16 @@ class Address:
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
+            (host or "").encode("idna")
         except ValueError as error:
             raise InvalidRequestError(f"url = {url!r}: {error}") from error
-        if parts.scheme not in DEFAULT_PORTS or not host:
+        if parts.scheme not in DEFAULT_PORTS or not host or port == 0:
             schemes = ", ".join(f"{scheme}://" for scheme in DEFAULT_PORTS)
             raise InvalidRequestError(f"url = {url!r}: must be host:port after one of {schemes}")
+        if parts.query or parts.fragment or "@" in parts.netloc or not _is_plain(host, parts.path):
+            raise InvalidRequestError(
+                f"url = {url!r}: must have no user, query, fragment or space, and its path only ASCII characters"
+            )
         if parts.path.strip("/") and parts.scheme.startswith("grpc"):
             raise InvalidRequestError(f"url = {url!r}: a gRPC address has no path")
         return cls(parts.scheme, host, port or default_port or DEFAULT_PORTS[parts.scheme], parts.path.rstrip("/"))
@@ -76,3 +91,7 @@ class Address:
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.target}{self.path}"
+
+
+def _is_plain(host: str, path: str) -> bool:
+    return path.isascii() and (host + path).isprintable() and " " not in host + path

@@ -160,10 +160,17 @@ class AsyncStream:
                     self._responses = self._transport.send(self._request)
                 return await self._responses.receive()
             except ClientError as error:  # noqa: PERF203 - a failed attempt is slow enough
-                if self._closed.is_set():
+                if self._closed.is_set() or self._output.is_complete:
                     break
                 if not self._output.is_empty:
                     raise
                 self._responses = None
-                await asyncio.sleep(self._request.pause_after(error))
+                await self._pause(self._request.pause_after(error))
         return None
+
+    async def _pause(self, seconds: float) -> None:
+        closing = asyncio.ensure_future(self._closed.wait())
+        try:
+            await asyncio.wait({closing}, timeout=seconds)
+        finally:
+            closing.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -24,6 +25,8 @@ DEFAULTS = Options()
 GRACE_MS = 1000
 """How long after a deadline the server gives up by itself, so that it is the client that says what happened."""
 _LONGEST_MS = 2**31 - 1
+# What both protocols can send; gRPC takes names that end in -bin for bytes.
+_HEADER_NAME = re.compile(r"[A-Za-z0-9._-]+(?<!-bin)", re.IGNORECASE)
 
 T = TypeVar("T")
 
@@ -65,17 +68,14 @@ class BaseClient(ABC, Generic[T]):
         deadline: float | None = None,
     ) -> None:
         address = Address.parse(url)
-        headers = dict(headers or {})
-        if restricted_key is not None:
-            name, value = restricted_key
-            headers[f"triton-grpc-protocol-{name}" if address.is_grpc else name] = value
         self._url = str(address)
         self._retry = retry or Retry()
         self._idle_timeout = checked_seconds("idle_timeout", idle_timeout)
         self._response_timeout = checked_seconds("response_timeout", response_timeout)
         self._deadline = deadline if deadline is None else checked_seconds("deadline", deadline)
         connect_timeout = checked_seconds("connect_timeout", connect_timeout)
-        self._transport = self._connect(address, model, _checked_headers(headers), tls or Tls(), connect_timeout)
+        sent = all_headers(address, headers, restricted_key)
+        self._transport = self._connect(address, model, sent, tls or Tls(), connect_timeout)
 
     @abstractmethod
     def _connect(self, address: Address, model: str, headers: Mapping[str, str], tls: Tls, connect_timeout: float) -> T:
@@ -91,8 +91,21 @@ class BaseClient(ABC, Generic[T]):
         return Request(prompt, options, stream=stream, clock=clock, retry=self._retry)
 
 
-def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+def all_headers(
+    address: Address, headers: Mapping[str, str] | None, restricted_key: tuple[str, str] | None
+) -> dict[str, str]:
+    """A caller's headers, and the key under the name at which Triton looks for it.
+
+    Raises:
+        InvalidRequestError: A header cannot be sent.
+    """
+    headers = dict(headers or {})
+    if restricted_key is not None:
+        name, value = restricted_key
+        headers[f"triton-grpc-protocol-{name}" if address.is_grpc else name] = value
     for name, value in headers.items():
-        if not (name and (name + value).isascii() and (name + value).isprintable()):
-            raise InvalidRequestError(f"header {name!r}: name and value must be printable ASCII")
+        if not (isinstance(name, str) and _HEADER_NAME.fullmatch(name)):
+            raise InvalidRequestError(f"header {name!r}: must be a name of letters, digits, '-', '_', '.', not in -bin")
+        if not (isinstance(value, str) and value.isascii() and value.isprintable()):
+            raise InvalidRequestError(f"header {name!r}: its value must be printable ASCII")
     return headers

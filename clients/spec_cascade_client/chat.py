@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from dataclasses import asdict, replace
+from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 from spec_cascade_client.console import TokenPrinter, summary
@@ -56,6 +57,8 @@ class Chat:
         """Read lines until the user ends it."""
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - gives `input` its line editing
+        if isinstance(sys.stdin, TextIOWrapper):  # a line that is no text is refused, and not all that was read with it
+            sys.stdin.reconfigure(errors="surrogateescape")
         while (line := self._read()) is not None and line != "/quit":
             name, _, argument = line.partition(" ")
             if name in self._commands:
@@ -70,6 +73,8 @@ class Chat:
         try:
             return input(PROMPT if sys.stdin.isatty() else "").strip()
         except EOFError:
+            if sys.stdin.isatty():  # what comes after begins on a line of its own
+                self._note("")
             return None
         except KeyboardInterrupt:  # drops the line, as in a shell
             self._note("")

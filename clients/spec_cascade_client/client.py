@@ -72,7 +72,7 @@ class Client(BaseClient[Transport]):
         return self._send(messages, options, deadline, stream=False).result()
 
     def close(self) -> None:
-        """Cancel what still runs over gRPC and free the connections. Idempotent."""
+        """Cancel what still runs and free the connections. Idempotent; any thread may call it."""
         self._transport.close()
 
     def __enter__(self) -> Self:

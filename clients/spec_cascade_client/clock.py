@@ -7,15 +7,18 @@ import time
 
 from spec_cascade_client.errors import ClientError, DeadlineError, IdleTimeoutError, InvalidRequestError
 
+LONGEST = 1e6
+"""Seconds that a time may be: what sockets, queues and event loops all can wait."""
+
 
 def checked_seconds(name: str, seconds: float) -> float:
     """Return a time that a caller set.
 
     Raises:
-        InvalidRequestError: It is not a finite number above 0.
+        InvalidRequestError: It is not a number in (0, `LONGEST`].
     """
-    if not (isinstance(seconds, (int, float)) and 0 < seconds < math.inf):
-        raise InvalidRequestError(f"{name} = {seconds!r}: must be a number of seconds above 0")
+    if not (isinstance(seconds, (int, float)) and 0 < seconds <= LONGEST):
+        raise InvalidRequestError(f"{name} = {seconds!r:.80}: must be a number of seconds in (0, {LONGEST:.0f}]")
     return seconds
 
 
@@ -34,6 +37,7 @@ class Clock:
         self._deadline = deadline
         self._end: float | None = None
         self._is_last_wait = False
+        self._wait_end = 0.0
 
     def left(self) -> float:
         """Seconds until the deadline, infinite without one."""
@@ -53,7 +57,28 @@ class Clock:
         self._is_last_wait = left <= wait
         if left <= 0:
             raise self.expired()
+        self._wait_end = time.monotonic() + min(left, wait)
         return min(left, wait)
+
+    def rest(self) -> float:
+        """Seconds left of the wait that began last.
+
+        Raises:
+            ClientError: There are none.
+        """
+        rest = self._wait_end - time.monotonic()
+        if rest <= 0:
+            raise self.expired()
+        return rest
+
+    def check_deadline(self) -> None:
+        """Call when a wait has failed.
+
+        Raises:
+            DeadlineError: There was no time for more.
+        """
+        if self._deadline is not None and self.left() <= 0:
+            raise DeadlineError(self._deadline)
 
     def expired(self) -> ClientError:
         """The error for the last wait, which brought nothing."""

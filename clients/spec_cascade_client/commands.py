@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spec_cascade_client.access import read_access
 from spec_cascade_client.canary import DEFAULT_DEADLINE, canary
 from spec_cascade_client.canary import DEFAULT_URL as DEFAULT_HTTP_URL
 from spec_cascade_client.chat import Chat
@@ -59,6 +60,12 @@ Temperature = Annotated[float | None, typer.Option(help="0 is greedy.")]
 TopP = Annotated[float | None, typer.Option(help="Keep the likeliest tokens up to this mass.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same output.")]
 Color = Annotated[bool | None, typer.Option(help="Colour tokens by who wrote them; default: on a terminal.")]
+Header = Annotated[
+    list[str] | None, typer.Option(metavar="NAME: VALUE", help="Sent with every request; may be repeated.")
+]
+CaFile = Annotated[str | None, typer.Option(metavar="PEM", help="Authorities to trust instead of the system's.")]
+CertificateFile = Annotated[str | None, typer.Option(metavar="PEM", help="The client's own certificate.")]
+KeyFile = Annotated[str | None, typer.Option(metavar="PEM", help="The key of that certificate.")]
 IdleTimeout = Annotated[float, typer.Option(help="Seconds of silence after which to give up.")]
 
 
@@ -80,6 +87,10 @@ def generate(
     color: Color = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object when all is there.")] = False,
     idle_timeout: IdleTimeout = 60.0,
+    header: Header = None,
+    ca_file: CaFile = None,
+    certificate_file: CertificateFile = None,
+    key_file: KeyFile = None,
 ) -> None:
     """Ask a running server and print the answer as it streams."""
     options = Options(
@@ -98,7 +109,8 @@ def generate(
     request: str | Sequence[Message] = prompt if raw else [{"role": "user", "content": prompt}]
     out, notes = make_console(color=color), make_console(color=color, stderr=True)
     try:
-        with Client(url, idle_timeout=idle_timeout) as client:
+        access = read_access(header or (), ca_file=ca_file, certificate_file=certificate_file, key_file=key_file)
+        with Client(url, idle_timeout=idle_timeout, **access) as client:
             if as_json:
                 typer.echo(json.dumps(_as_dict(client.stream(request, options).result()), ensure_ascii=False))
             else:
@@ -115,10 +127,15 @@ def canary_command(
     url: Annotated[str, typer.Argument(help="Server: http:// or https:// host:port.")] = DEFAULT_HTTP_URL,
     model: Annotated[str, typer.Option(help="The Triton model to ask.")] = "ensemble",
     deadline: Annotated[float, typer.Option(help="Seconds for all of it.")] = DEFAULT_DEADLINE,
+    header: Header = None,
+    ca_file: CaFile = None,
+    certificate_file: CertificateFile = None,
+    key_file: KeyFile = None,
 ) -> None:
     """Have a running server make one token: exit status 0 if it does, 1 if not, fit for a Kubernetes probe."""
     try:
-        line = canary(url, model=model, deadline=deadline)
+        access = read_access(header or (), ca_file=ca_file, certificate_file=certificate_file, key_file=key_file)
+        line = canary(url, model=model, deadline=deadline, **access)
     except ClientError as error:
         typer.echo(f"spec-cascade: {error}", err=True)
         raise typer.Exit(1) from None
@@ -136,6 +153,10 @@ def chat(
     seed: Seed = None,
     color: Color = None,
     idle_timeout: IdleTimeout = 60.0,
+    header: Header = None,
+    ca_file: CaFile = None,
+    certificate_file: CertificateFile = None,
+    key_file: KeyFile = None,
 ) -> None:
     """Talk with a running server; /help lists what else can be typed."""
     options = Options(
@@ -148,11 +169,14 @@ def chat(
     )
     out, notes = make_console(color=color), make_console(color=color, stderr=True)
     try:
-        with Client(url, idle_timeout=idle_timeout) as client:
+        access = read_access(header or (), ca_file=ca_file, certificate_file=certificate_file, key_file=key_file)
+        with Client(url, idle_timeout=idle_timeout, **access) as client:
             Chat(client, options, system, out, notes).run()
     except ClientError as error:
         typer.echo(f"spec-cascade: {error}", err=True)
         raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def stats(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,11 @@ REFUSED = {
 }
 # gRPC has no status of its own for it.
 NO_CONNECTION = ("failed to connect to all addresses", "DNS resolution failed", "errors resolving")
+LINGER = 1.0
+"""Seconds for which the end of a call is waited for that has brought all its output, before it is cancelled.
+
+Triton (2.51) ends such a call at once, and can die of a cancellation at that very moment.
+"""
 UNAVAILABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
@@ -63,9 +69,9 @@ def message(model: str, request: Request) -> Any:
 
 
 def read_outputs(response: Any) -> tuple[Outputs | None, bool]:
-    """Read a response: its outputs, if it has any, and whether it is the last.
+    """Read a response: its outputs, if it has any, and whether no others come.
 
-    The final flag may come with content or alone.
+    The final flag may come with the reason why the output ends, or alone after it.
 
     Raises:
         ClientError: The response is an error, or is not what the wire promises.
@@ -75,15 +81,21 @@ def read_outputs(response: Any) -> tuple[Outputs | None, bool]:
     inner = response.infer_response
     result = InferResult(inner)
     outputs: Outputs = {}
-    for output in inner.outputs:
-        values = result.as_numpy(output.name).ravel().tolist()
-        outputs[output.name] = [_decoded(value) for value in values] if output.datatype == "BYTES" else values
-    return outputs or None, inner.parameters["triton_final_response"].bool_param
+    try:
+        for output in inner.outputs:
+            values = result.as_numpy(output.name).ravel().tolist()
+            outputs[output.name] = [_decoded(value) for value in values] if output.datatype == "BYTES" else values
+    except (ValueError, struct.error) as error:
+        raise ServerError(f"the server sent a tensor that is not what it says: {error}") from error
+    is_last = inner.parameters["triton_final_response"].bool_param or any(outputs.get("finish_reason", ()))
+    return outputs or None, is_last
 
 
 def failure(address: Address, error: Any) -> ClientError:
     """The error for a call that gRPC ended."""
     code, text = error.code(), error.details() or ""
+    if code is grpc.StatusCode.CANCELLED:  # not by a stream that was closed: that asks for no error
+        return UnavailableError("the request was cancelled; was the client closed?")
     if code in REFUSED:
         return from_server(text, InvalidRequestError)
     if code in UNAVAILABLE:

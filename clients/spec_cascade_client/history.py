@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 class History:
     """The messages of a conversation, fit to be sent as a prompt.
 
-    When the server answers that it is too long, the client forgets its oldest turns and sends it again.
+    When the server answers that it is too long, the client forgets its oldest turns and sends it again; if not even the
+    question alone is short enough, or the request fails in another way before its answer begins, it forgets nothing.
 
     >>> history = History(system="Answer in one sentence.")
     >>> history.ask("Why is the sky blue?")
@@ -61,6 +62,15 @@ class History:
             return False
         del self._turns[0]
         return True
+
+    @property
+    def turns(self) -> list[list[Message]]:
+        """What `recall` takes."""
+        return list(self._turns)
+
+    def recall(self, turns: list[list[Message]]) -> None:
+        """Have these turns again, and no others."""
+        self._turns = list(turns)
 
     def clear(self) -> None:
         """Forget every turn."""

@@ -35,7 +35,9 @@ def path(address: Address, model: str, request: Request) -> str:
 def headers(more: Mapping[str, str], request: Request) -> dict[str, str]:
     """The headers of a request."""
     accepted = "text/event-stream" if request.stream else "application/json"
-    return {**more, "Content-Type": "application/json", "Accept": accepted, "Accept-Encoding": "identity"}
+    ours = {"Content-Type": "application/json", "Accept": accepted, "Accept-Encoding": "identity"}
+    # A header of the caller that differs in case alone would be sent beside ours.
+    return {**{name: value for name, value in more.items() if name.title() not in ours}, **ours}
 
 
 def body(request: Request) -> bytes:
@@ -55,10 +57,11 @@ class EventDecoder:
         *lines, self._rest = (self._rest + received).split(b"\n")
         events = []
         for line in lines:
-            name, _, value = line.rstrip(b"\r").partition(b":")
+            line = line.removesuffix(b"\r")
+            name, _, value = line.partition(b":")
             if name == b"data":
                 self._data.append(value.removeprefix(b" "))
-            elif not name and self._data:
+            elif not line and self._data:  # a line that begins with a colon is a comment, and ends nothing
                 events.append(b"\n".join(self._data))
                 self._data = []
         return events
@@ -72,7 +75,7 @@ def read_outputs(response: bytes) -> Outputs:
     """
     try:
         fields: Any = json.loads(response)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ServerError("the server sent a response that is not JSON") from error
     if not isinstance(fields, dict):
         raise ServerError("the server sent a response that is not a JSON object")
@@ -85,7 +88,7 @@ def refusal(status: int, response: bytes) -> ClientError:
     """The error for a reply whose status is not 200; its body may be framed as an event."""
     try:
         text = json.loads(response.strip().removeprefix(b"data:"))["error"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         text = f"the server answered with HTTP status {status}"
     if status in (429, 503):
         return from_server(text, BusyError)
@@ -104,7 +107,8 @@ def reason(error: Exception) -> str:
     # Of an encrypted connection, and of a name's look-up, the numbers mean something else.
     if isinstance(error, OSError) and not isinstance(error, (ssl.SSLError, socket.gaierror)) and error.errno:
         return os.strerror(error.errno)
-    return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
 
 
 def ssl_context(tls: Tls) -> ssl.SSLContext:

@@ -38,13 +38,18 @@ class Output:
         self._chunks.append(chunk)
         return chunk
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last response has arrived: what happens after it changes nothing."""
+        return bool(self._chunks and self._chunks[-1].finish_reason)
+
     def check_complete(self) -> None:
         """Call when there are no more responses.
 
         Raises:
             ServerError: The last one is missing, and text with it.
         """
-        if not self._chunks or not self._chunks[-1].finish_reason:
+        if not self.is_complete:
             raise ServerError("the server ended the stream before the output was complete")
 
     def result(self) -> Result:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from spec_cascade_client.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable
+    from collections.abc import AsyncIterable, Callable
 
     from spec_cascade_client.clock import Clock
 
@@ -23,10 +25,19 @@ class Pump(Generic[T]):
     Args:
         source: Where they arrive.
         clock: Bounds the wait for each.
+        release: Called in the loop when no more is taken although there may be more.
+
+    Attributes:
+        is_ending: Whether it was told to stop after a while.
     """
 
-    def __init__(self, source: AsyncIterable[T], clock: Clock) -> None:
+    def __init__(self, source: AsyncIterable[T], clock: Clock, release: Callable[[], object] = lambda: None) -> None:
+        self.is_ending = False
+        # Not the task's own word, which comes before what is said of its end.
+        self._is_over = False
         self._clock = clock
+        self._release = release
+        self._thread = threading.get_ident()
         self._queue: asyncio.Queue[T | Exception | None] = asyncio.Queue()
         self._task = asyncio.get_running_loop().create_task(self._run(source))
         self._task.add_done_callback(self._end)
@@ -38,7 +49,7 @@ class Pump(Generic[T]):
             ClientError: It took too long.
             Exception: What the source raised.
         """
-        if self._task.done() and self._queue.empty():
+        if self._is_over and self._queue.empty():
             return None
         # Not asyncio.wait_for: before Python 3.12 it can swallow a cancellation.
         getting = asyncio.ensure_future(self._queue.get())
@@ -53,9 +64,24 @@ class Pump(Generic[T]):
             raise item
         return item
 
-    def stop(self) -> None:
-        """Take no more, and end a wait. Idempotent."""
-        if not self._task.get_loop().is_closed():
+    async def ended(self, seconds: float) -> None:
+        """Wait until the source has ended, at most so long."""
+        await asyncio.wait({self._task}, timeout=seconds)
+
+    def stop(self, after: float = 0.0) -> None:
+        """Take no more, and end a wait; now or after some seconds. Idempotent; any thread may call it."""
+        self.is_ending = after > 0
+        # Not always in the loop's thread: whichever drops the last reference to a stream, or collects it, ends it.
+        with suppress(RuntimeError):  # the loop is closed
+            if threading.get_ident() == self._thread:
+                self._cancel(after)
+            else:
+                self._task.get_loop().call_soon_threadsafe(self._cancel, after)
+
+    def _cancel(self, after: float) -> None:
+        if after > 0 and not self._task.done():
+            self._task.get_loop().call_later(after, self._task.cancel)
+        else:
             self._task.cancel()
 
     async def _run(self, source: AsyncIterable[T]) -> None:
@@ -66,4 +92,7 @@ class Pump(Generic[T]):
             self._queue.put_nowait(error)
 
     def _end(self, task: asyncio.Task[None]) -> None:
+        self._is_over = True
+        if task.cancelled():
+            self._release()
         self._queue.put_nowait(UnavailableError("the stream was closed") if task.cancelled() else None)

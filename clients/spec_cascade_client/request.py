@@ -37,6 +37,7 @@ class Request:
         self._prompt = prompt
         self._options = options
         self._retry = retry
+        self._turns = prompt.turns if isinstance(prompt, History) else []
         self._failures = 0
         self.stream = stream
         self.clock = clock
@@ -59,6 +60,8 @@ class Request:
         pause = self._retry.pause_after(self._failures)
         is_allowed = isinstance(error, SAFE_TO_REPEAT) and self._failures < self._retry.attempts
         if not is_allowed or pause >= self.clock.left():
+            if isinstance(history, History):  # what it forgot did not help
+                history.recall(self._turns)
             raise error
         return pause
 

@@ -78,7 +78,7 @@ class Stream:
             try:
                 return self._responses.receive()
             except ClientError as error:
-                if self._closed.is_set():
+                if self._closed.is_set() or self._output.is_complete:
                     break
                 if not self._output.is_empty:
                     raise

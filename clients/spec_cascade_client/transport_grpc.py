@@ -65,6 +65,8 @@ class GrpcResponses:
         self._call = call
         self._clock = clock
         self._finished = False
+        self._is_whole = False
+        self._ended = threading.Event()
         self._queue: SimpleQueue[Any] = SimpleQueue()
         threading.Thread(target=self._drain, name="spec-cascade-client", daemon=True).start()
 
@@ -72,12 +74,13 @@ class GrpcResponses:
         """See `Responses`."""
         outputs = None
         try:
-            while outputs is None and not self._finished:
+            while outputs is None and not (self._finished or self._is_whole):
                 response = self._next()
                 if response is None:
                     self._finished = True
                 else:
-                    outputs, self._finished = grpc_wire.read_outputs(response)
+                    self._is_whole = bool(response.error_message)  # comes last, too
+                    outputs, self._is_whole = grpc_wire.read_outputs(response)
             return outputs
         finally:
             if outputs is None:
@@ -87,7 +90,8 @@ class GrpcResponses:
         """See `Responses`."""
         if not self._finished:
             self._finished = True
-            self._call.cancel()
+            if not (self._is_whole and self._ended.wait(grpc_wire.LINGER)):
+                self._call.cancel()
 
     def _drain(self) -> None:
         try:
@@ -96,6 +100,8 @@ class GrpcResponses:
             self._queue.put(None)
         except grpc.RpcError as error:
             self._queue.put(error)
+        finally:
+            self._ended.set()
 
     def _next(self) -> Any:
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import grpc
 import grpc.aio
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from spec_cascade_client.address import Address, Tls
-    from spec_cascade_client.clock import Clock
     from spec_cascade_client.request import Request
     from spec_cascade_client.wire import Outputs
 
@@ -30,6 +31,7 @@ class AsyncGrpcTransport:
         self._metadata = grpc_wire.metadata(headers)
         self._credentials = grpc_wire.credentials(tls) if address.encrypted else None
         self._channel: Any = None
+        self._pumps: WeakSet[Pump[Any]] = WeakSet()
         self._closed = False
 
     def send(self, request: Request) -> AsyncGrpcResponses:
@@ -40,12 +42,15 @@ class AsyncGrpcTransport:
             self._channel = self._open()
         stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         call = stub.ModelStreamInfer(iter([grpc_wire.message(self._model, request)]), metadata=self._metadata)
-        return AsyncGrpcResponses(self._address, call, request.clock)
+        pump: Pump[Any] = Pump(call, request.clock, call.cancel)
+        self._pumps.add(pump)
+        return AsyncGrpcResponses(self._address, pump)
 
     async def close(self) -> None:
         """Cancel what still runs and close the channel."""
         self._closed = True
         if self._channel is not None:
+            await asyncio.gather(*(pump.ended(grpc_wire.LINGER) for pump in self._pumps if pump.is_ending))
             await self._channel.close()
 
     def _open(self) -> Any:
@@ -58,22 +63,25 @@ class AsyncGrpcTransport:
 class AsyncGrpcResponses:
     """The responses on one stream."""
 
-    def __init__(self, address: Address, call: Any, clock: Clock) -> None:
+    def __init__(self, address: Address, pump: Pump[Any]) -> None:
         self._address = address
-        self._call = call
-        self._pump: Pump[Any] = Pump(call, clock)
+        self._pump = pump
         self._finished = False
+        self._is_whole = False
 
     async def receive(self) -> Outputs | None:
         """See `AsyncResponses`."""
         outputs = None
         try:
-            while outputs is None and not self._finished:
+            while outputs is None and not (self._finished or self._is_whole):
                 response = await self._pump.next()
                 if response is None:
                     self._finished = True
                 else:
-                    outputs, self._finished = grpc_wire.read_outputs(response)
+                    self._is_whole = bool(response.error_message)  # comes last, too
+                    outputs, self._is_whole = grpc_wire.read_outputs(response)
+            if outputs is None and self._is_whole:
+                await self._pump.ended(grpc_wire.LINGER)
             return outputs
         except grpc.RpcError as error:
             raise grpc_wire.failure(self._address, error) from error
@@ -85,5 +93,4 @@ class AsyncGrpcResponses:
         """See `AsyncResponses`."""
         if not self._finished:
             self._finished = True
-            self._pump.stop()
-            self._call.cancel()
+            self._pump.stop(after=grpc_wire.LINGER if self._is_whole else 0)

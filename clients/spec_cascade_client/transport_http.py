@@ -10,15 +10,18 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from io import BufferedReader, RawIOBase
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from spec_cascade_client import http_wire
-from spec_cascade_client.errors import ClientError, NoConnectionError
+from spec_cascade_client.errors import NoConnectionError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from http.client import HTTPResponse
+
+    from typing_extensions import Buffer
 
     from spec_cascade_client.address import Address, Tls
     from spec_cascade_client.clock import Clock
@@ -39,26 +42,42 @@ class HttpTransport:
         self._headers = headers
         self._connect_timeout = connect_timeout
         self._ssl = http_wire.ssl_context(tls) if address.encrypted else None
+        self._closed = False
+        self._running: WeakSet[HttpResponses] = WeakSet()
+        self._lock = threading.Lock()
 
     def send(self, request: Request) -> HttpResponses:
         """See `Transport.send`."""
         path = http_wire.path(self._address, self._model, request)
         headers = http_wire.headers(self._headers, request)
-        connection = self._connect(request.clock.wait(self._connect_timeout))
+        body = http_wire.body(request)
+        connection = self._connect(request.clock)
         responses = HttpResponses(self._address, connection, request)
         try:
+            with self._lock:
+                if self._closed:
+                    raise UnavailableError("the client is closed")
+                self._running.add(responses)
             with responses.guarded():
-                connection.request("POST", path, body=http_wire.body(request), headers=headers)
-        except ClientError:
+                connection.request("POST", path, body=body, headers=headers)
+        except BaseException:
             responses.close()
             raise
         return responses
 
     def close(self) -> None:
-        """Nothing is kept between requests."""
+        """Break the connections."""
+        with self._lock:
+            self._closed = True
+            running = list(self._running)
+        for responses in running:
+            responses.break_off()
 
-    def _connect(self, timeout: float) -> HTTPConnection:
+    def _connect(self, clock: Clock) -> HTTPConnection:
+        if self._closed:
+            raise UnavailableError("the client is closed")
         host, port = self._address.host, self._address.port
+        timeout = clock.wait(self._connect_timeout)
         connection = (
             HTTPSConnection(host, port, timeout=timeout, context=self._ssl)
             if self._ssl
@@ -67,6 +86,7 @@ class HttpTransport:
         try:
             connection.connect()
         except OSError as error:  # also a certificate that does not hold, and a connection that takes too long
+            clock.check_deadline()
             raise NoConnectionError(str(self._address), http_wire.reason(error)) from error
         return connection
 
@@ -107,11 +127,16 @@ class HttpResponses:
     def close(self) -> None:
         """See `Responses`."""
         self._freed = True
-        with contextlib.suppress(OSError):  # the other side may have closed first
-            self._socket.shutdown(socket.SHUT_RDWR)
+        self.break_off()
         with self._lock:
             self._connection.close()
             self._socket.close()
+
+    def break_off(self) -> None:
+        """Shut the connection; whoever reads from it finds it broken. Any thread may call it."""
+        with contextlib.suppress(OSError):  # the other side may have closed first
+            # Not the method of an encrypted socket, which takes the encryption from under whoever reads.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
@@ -126,17 +151,35 @@ class HttpResponses:
 
     def _read(self, *, stream: bool) -> Iterator[bytes]:
         """The bodies of the responses."""
-        reply = self._connection.getresponse()
+        reply = HTTPResponse(_Incoming(self._socket, self._clock), method="POST")  # type: ignore[arg-type]
+        reply.begin()
         if reply.status != 200:
             raise http_wire.refusal(reply.status, reply.read())
         if not stream:
             yield reply.read()
             return
         decoder = http_wire.EventDecoder()
-        while received := self._read_some(reply):
+        # Not reply.readline(): it takes a connection that broke in mid-reply for the reply's end.
+        while received := reply.read1(READ_SIZE):
             yield from decoder.feed(received)
 
-    def _read_some(self, reply: HTTPResponse) -> bytes:
-        self._socket.settimeout(self._clock.wait())
-        # Not reply.readline(): it takes a connection that broke in mid-reply for the reply's end.
-        return reply.read1(READ_SIZE)
+
+class _Incoming(RawIOBase):
+    """What arrives on a socket, within the wait that has begun: bytes that trickle in do not make it longer."""
+
+    def __init__(self, source: socket.socket, clock: Clock) -> None:
+        self._source = source
+        self._clock = clock
+
+    def makefile(self, _: str) -> BufferedReader:
+        """What `HTTPResponse` asks a socket for."""
+        return BufferedReader(self, READ_SIZE)
+
+    def readable(self) -> bool:
+        """See `RawIOBase`."""
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        """See `RawIOBase`."""
+        self._source.settimeout(self._clock.rest())
+        return self._source.recv_into(buffer)

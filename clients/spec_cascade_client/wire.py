@@ -6,6 +6,7 @@ import json
 import math
 import struct
 from dataclasses import dataclass
+from operator import index
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spec_cascade_client.errors import InvalidRequestError, ServerError
@@ -111,10 +112,12 @@ class Tensor:
 
     def __post_init__(self) -> None:
         try:
-            raw = b"".join(_packed(self.datatype, value) for value in self.values)
+            values = tuple(_plain(self.datatype, value) for value in self.values)
+            raw = b"".join(_packed(self.datatype, value) for value in values)
         except (struct.error, OverflowError, AttributeError, TypeError, ValueError) as error:
             text = repr(self.values if self.is_list else self.values[0])
             raise InvalidRequestError(f"{self.name} = {text[:80]}: must be {_ALLOWED[self.datatype]}") from error
+        object.__setattr__(self, "values", values)
         object.__setattr__(self, "raw", raw)
 
     @property
@@ -139,7 +142,7 @@ def request_tensors(prompt: str | Sequence[Message], options: Options, *, stream
             tensors.append(Tensor(name, datatype, (value,)))
     for name, words in (("stop_words", options.stop), ("bad_words", options.bad_words)):
         if words:
-            tensors.append(Tensor(name, "BYTES", tuple(words), is_list=True))
+            tensors.append(_texts(name, words))
     flags = {
         "stream": stream,
         "ignore_eos": options.ignore_eos,
@@ -159,14 +162,14 @@ def read_chunk(outputs: Mapping[str, list[Any]], position: int) -> Chunk:
     try:
         return Chunk(
             index=int(_first(outputs, "response_index", position)),
-            text=str(_first(outputs, "text_output", "")),
+            text=_text(_first(outputs, "text_output", "")),
             token_ids=tuple(int(token) for token in outputs.get("token_ids", ())),
             token_sources=tuple(TokenSource(int(source)) for source in outputs.get("token_sources", ())),
-            token_texts=tuple(str(text) for text in outputs.get("token_texts", ())),
+            token_texts=tuple(_text(text) for text in outputs.get("token_texts", ())),
             log_probs=tuple(float(log_prob) for log_prob in outputs.get("output_log_probs", ())),
-            finish_reason=_first(outputs, "finish_reason", "") or None,
+            finish_reason=_text(_first(outputs, "finish_reason", "")) or None,
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ServerError(f"the server sent a response that breaks the contract: {error}") from error
 
 
@@ -179,8 +182,15 @@ def read_statistics(outputs: Mapping[str, list[Any]]) -> Statistics:
     text = _first(outputs, "cascade_stats", "{}")
     try:
         return Statistics.from_dict(json.loads(text))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ServerError(f"the server sent cascade_stats that break the contract: {error}") from error
+
+
+def _plain(datatype: str, value: Value) -> Value:
+    """The value as a type of Python's own: JSON knows none of numpy's."""
+    if datatype in ("INT32", "UINT64"):
+        return int(index(value))  # type: ignore[arg-type]  # what is no integer is the caller's error, caught above
+    return float(value) if datatype == "FP32" and not isinstance(value, str) else value
 
 
 def _packed(datatype: str, value: Value) -> bytes:
@@ -192,11 +202,23 @@ def _packed(datatype: str, value: Value) -> bytes:
     return struct.pack(_PACKING[datatype], value)
 
 
+def _texts(name: str, texts: str | Sequence[str]) -> Tensor:
+    if isinstance(texts, str):  # each of its characters would be one
+        raise InvalidRequestError(f"{name} = {texts!r:.80}: must be a tuple of texts")
+    return Tensor(name, "BYTES", tuple(texts), is_list=True)
+
+
 def _messages_json(messages: Sequence[Message]) -> str:
     try:
         return json.dumps([{"role": m["role"], "content": m["content"]} for m in messages], ensure_ascii=False)
     except (KeyError, TypeError) as error:
         raise InvalidRequestError("messages: each must have a role and a content, both text") from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.80} is not text")
+    return value
 
 
 def _first(outputs: Mapping[str, list[Any]], name: str, default: Any) -> Any:

@@ -42,6 +42,9 @@ class BlockingClient:
     def chat(self, *arguments: Any, **named: Any) -> Result:
         return self.wait(self._client.chat(*arguments, **named))
 
+    def close(self) -> None:
+        self.wait(self._client.close())
+
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 

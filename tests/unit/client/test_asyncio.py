@@ -20,7 +20,7 @@ def gone(record):
 
 
 def test_many_streams_run_at_a_time_in_one_loop(serve):
-    record = serve(FIRST, Pause(0.2), LAST)
+    record = serve(FIRST, Pause(1), LAST)
 
     async def ask():
         async with AsyncClient(record.url) as client:
@@ -28,7 +28,7 @@ def test_many_streams_run_at_a_time_in_one_loop(serve):
 
     start = time.monotonic()
     assert [result.text for result in asyncio.run(ask())] == [" Die!"] * 8
-    assert time.monotonic() - start < 1.2
+    assert time.monotonic() - start < 6
 
 
 @pytest.mark.parametrize("script", [(FIRST, Pause(20)), (Pause(20),)])

@@ -21,13 +21,17 @@ ANSWER = (Send(chunk(0, "Die", [1, 2], [0, 1], ["D", "ie"])), Send(LAST, final=T
 TOO_LONG = "messages = '99 tokens' is not allowed: must be a prompt of at most 50 tokens"
 
 
-@pytest.fixture
-def talk():
+def make_app():
     app = typer.Typer()
     app.callback()(lambda: None)
     register(app)
+    return app
+
+
+@pytest.fixture
+def talk():
     return lambda record, *lines, options=(): CliRunner().invoke(
-        app, ["chat", "--url", record.url, *options], input="\n".join(lines)
+        make_app(), ["chat", "--url", record.url, *options], input="\n".join(lines)
     )
 
 
@@ -90,6 +94,24 @@ def test_old_turns_are_dropped_when_the_window_is_full_and_the_user_is_told(serv
     result = talk(record, "one", "two")
     assert [contents(request) for request in record.requests] == [["one"], ["one", "Die!", "two"], ["two"]]
     assert result.stderr == "forgot the oldest 1 of 2 turns: the model's window is full\n"
+
+
+def test_a_question_beyond_the_window_does_not_cost_the_conversation(serve, talk):
+    record = serve(Early(2, Refuse(TOO_LONG), after=1), *ANSWER)
+    result = talk(record, "one", "two", "three")
+    assert [contents(request) for request in record.requests] == [
+        ["one"], ["one", "Die!", "two"], ["two"], ["one", "Die!", "three"],
+    ]  # fmt: skip
+    assert result.stderr == f"spec-cascade: {TOO_LONG}\n"
+
+
+def test_a_line_that_is_no_text_is_not_sent(serve, talk):
+    record = serve(*ANSWER)
+    result = CliRunner().invoke(make_app(), ["chat", "--url", record.url], input=b"caf\xe9\nWhy?\n/quit\n")
+    assert result.exit_code == 0
+    assert [contents(request) for request in record.requests] == [["Why?"]]
+    assert result.stderr.startswith("spec-cascade: messages = ")
+    assert result.stderr.count("\n") == 1
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(serve):

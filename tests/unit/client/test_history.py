@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from spec_cascade_client import History, InvalidRequestError, PromptTooLongError
+from spec_cascade_client import History, InvalidRequestError, PromptTooLongError, ServerError
 from tests.unit.client.wire_servers import Early, Refuse, Send, chunk
 
 ANSWER = Send(chunk(0, "Die!", [1], [0], ["Die!"], finish_reason=["stop"]), final=True)
@@ -62,6 +62,16 @@ def test_a_question_that_is_too_long_by_itself_is_an_error_that_says_the_limit(s
         client.chat(history)
     assert caught.value.limit == 50
     assert len(record.requests) == 3
+    assert history.messages == conversation(2).messages
+
+
+def test_nothing_is_forgotten_for_a_request_that_fails(serve, connect):
+    record = serve(Early(1, TOO_LONG), Refuse("INTERNAL: the engine failed"))
+    history = conversation(3)
+    with connect(record.url) as client, pytest.raises(ServerError):
+        client.chat(history)
+    assert len(record.requests) == 2
+    assert history.messages == conversation(3).messages
 
 
 def test_plain_messages_are_the_callers_and_stay_as_they_are(serve, connect):

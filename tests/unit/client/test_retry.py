@@ -99,7 +99,7 @@ def test_a_refused_connection_is_tried_as_often_as_is_allowed(protocol, connect)
     start = time.monotonic()
     with connect(f"{protocol}://127.0.0.1:1", retry=retry) as client, pytest.raises(NoConnectionError, match="refused"):
         client.generate("Why?")
-    assert 0.3 <= time.monotonic() - start < 3
+    assert 0.3 <= time.monotonic() - start < 10
 
 
 def test_closing_ends_the_pause_before_another_attempt(serve):
@@ -116,14 +116,14 @@ def test_closing_ends_the_pause_before_another_attempt(serve):
 
 
 def test_the_deadline_bounds_a_stream_that_is_never_silent_for_long(serve, connect):
-    pauses = [step for i in range(20) for step in (Send(chunk(i, "a", [1], [0], ["a"])), Pause(0.1))]
+    pauses = [step for i in range(100) for step in (Send(chunk(i, "a", [1], [0], ["a"])), Pause(0.1))]
     record = serve(*pauses)
     with connect(record.url, idle_timeout=5) as client:
         stream = client.stream("Why?", deadline=0.5)
         start = time.monotonic()
         with pytest.raises(DeadlineError, match=r"deadline of 0\.5 s"):
             stream.result()
-        assert 0.4 < time.monotonic() - start < 1.5
+        assert 0.4 < time.monotonic() - start < 6
         assert record.client_gone.wait(5)
 
 
@@ -140,8 +140,8 @@ def test_no_attempt_is_made_beyond_the_deadline(serve, connect):
     retry = Retry(attempts=5, pause=10, longest_pause=10)
     start = time.monotonic()
     with connect(record.url, retry=retry) as client, pytest.raises(BusyError):
-        client.generate("Why?", deadline=1)
-    assert time.monotonic() - start < 1
+        client.generate("Why?", deadline=5)
+    assert time.monotonic() - start < 5
     assert len(record.requests) == 1
 
 
@@ -160,7 +160,7 @@ def test_a_retry_that_means_nothing_is_refused(fields):
 
 
 @pytest.mark.parametrize("name", ["connect_timeout", "idle_timeout", "response_timeout", "deadline"])
-@pytest.mark.parametrize("seconds", [0, -1, float("inf"), "soon"])
+@pytest.mark.parametrize("seconds", [0, -1, 1e7, float("inf"), 10**400, "soon"])
 def test_a_time_that_means_nothing_is_refused(name, seconds):
     with pytest.raises(InvalidRequestError, match=f"{name} = "):
         Client("http://127.0.0.1:1", **{name: seconds})

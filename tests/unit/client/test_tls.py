@@ -9,8 +9,12 @@ from contextlib import contextmanager
 
 import grpc
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from spec_cascade_client import NoConnectionError, Retry, Tls, UnavailableError
+from spec_cascade_client.canary import CanaryError, canary, main
+from spec_cascade_client.commands import register
 from tests.unit.client.wire_servers import GrpcServer, HttpServer, Send, chunk
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
@@ -89,3 +93,30 @@ def test_a_server_that_asks_for_a_certificate_gets_the_clients(demanding_url, ce
     bare = Tls(ca_file=cert)
     with connect(demanding_url, tls=bare, retry=Retry(attempts=1)) as client, pytest.raises(UnavailableError):
         client.generate("Why?")
+
+
+def invoke(*arguments):
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    register(app)
+    return CliRunner().invoke(app, arguments, input="Why?")
+
+
+@pytest.mark.parametrize("demanding_url", ["https"], indirect=True)
+def test_the_canary_takes_the_certificates_that_the_clients_take(demanding_url, certificate, capsys):
+    key, cert = map(str, certificate)
+    assert canary(demanding_url, tls=Tls(ca_file=cert, certificate_file=cert, key_file=key)).startswith("ok")
+    files = ["--ca-file", cert, "--certificate-file", cert, "--key-file", key]
+    assert main([demanding_url, *files]) == 0
+    assert invoke("canary", demanding_url, *files).exit_code == 0
+    with pytest.raises(CanaryError, match=r"self.signed certif"):
+        canary(demanding_url)
+    assert main([demanding_url, *files[:4]]) == 1
+    assert "must be given together" in capsys.readouterr().err
+
+
+def test_the_commands_take_them_too(demanding_url, certificate):
+    key, cert = map(str, certificate)
+    files = ["--url", demanding_url, "--ca-file", cert, "--certificate-file", cert, "--key-file", key]
+    assert invoke("generate", "Why?", *files).stdout == "Die\n"
+    assert invoke("chat", *files).stdout == "Die\n"

@@ -99,6 +99,8 @@ class Record:
     headers: list[dict[str, str]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     client_gone: threading.Event = field(default_factory=threading.Event)
+    over: threading.Event = field(default_factory=threading.Event)
+    """Set when a gRPC call has ended."""
 
 
 def chunk(index: int, text: str, ids: list[int], sources: list[int], texts: list[str], **more: Any) -> dict[str, Any]:
@@ -230,6 +232,7 @@ class GrpcServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             gone.set()
             if not finished.is_set():
                 self.record.client_gone.set()
+            self.record.over.set()
 
         context.add_callback(ended)
         for step in steps(self.script, number):
