@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from spec_cascade.serving.server import TritonServer
     from tests.triton.conftest import ScriptedServer
 
-FREED_WITHIN_SECONDS = 1.0
+FREED_WITHIN_SECONDS = 5.0
 CHAT = [{"role": "user", "content": "the cat"}]
 
 
@@ -92,7 +92,7 @@ def test_a_stream_that_is_given_up_frees_its_place(
             elif how == "cancel":
                 task = asyncio.create_task(client.stream("abc", options).result())
                 await asyncio.to_thread(eventually, lambda: scripted_server.counts()["live"] == 1)
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(1)
                 task.cancel()
             else:
                 async for _ in client.stream("abc", options):
@@ -116,8 +116,8 @@ def test_a_client_of_threads_that_leaves_frees_its_place(scripted_server: Script
 
 def test_silence_a_deadline_and_a_failure_have_their_types(scripted_server: ScriptedServer, scripted_url: str) -> None:
     async def ask() -> None:
-        async with AsyncClient(scripted_url, idle_timeout=0.5) as client:
-            for seed, deadline, error in ((HUSHED, None, IdleTimeoutError), (SLOW, 0.4, DeadlineError)):
+        async with AsyncClient(scripted_url, idle_timeout=2) as client:
+            for seed, deadline, error in ((HUSHED, None, IdleTimeoutError), (SLOW, 2.0, DeadlineError)):
                 stream = client.stream("abc", Options(seed=seed, max_tokens=100), deadline=deadline)
                 await anext(stream)
                 with pytest.raises(error):
@@ -148,6 +148,7 @@ def test_a_request_to_a_full_server_waits_for_room(scripted_server: ScriptedServ
         timer.start()
         assert len(client.generate("abc", quick).token_ids) == 3
         timer.join()
+    eventually(lambda: scripted_server.counts()["live"] == 0)
     with ExitStack() as streams, Client(scripted_url) as client:
         for _ in range(PLACES):
             next(streams.enter_context(client.stream("abc", Options(seed=HUSHED, max_tokens=100))))

@@ -39,7 +39,7 @@ USUAL: dict[str, tuple[str, Any]] = {
     "pad_id": ("INT32", [[2]]),
 }
 NUMPY = {"BYTES": np.object_, "INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_, "UINT64": np.uint64}
-MOST_RESIDENT_BYTES = 60 * 2**20
+MOST_RESIDENT_BYTES = 150 * 2**20
 
 
 def inputs(module: Any, values: dict[str, tuple[str, Any]]) -> list[Any]:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from spec_cascade_client import AsyncClient, UnavailableError
+from spec_cascade_client import AsyncClient, Retry, UnavailableError
 from tests.unit.client.wire_servers import Pause, Refuse, Send, chunk
 
 FIRST = Send(chunk(0, " Die", [1], [0], [" Die"]))
@@ -38,6 +38,8 @@ def test_cancelling_the_task_cancels_on_the_server(serve, script):
     async def ask():
         async with AsyncClient(record.url) as client:
             task = asyncio.create_task(client.stream("Why?").result())
+            while not record.requests:
+                await asyncio.sleep(0.01)
             await asyncio.sleep(0.3)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -51,14 +53,18 @@ def test_cancelling_a_task_that_pauses_before_another_attempt_sends_nothing_more
     record = serve(Refuse("UNAVAILABLE: the queue is full"))
 
     async def ask():
-        async with AsyncClient(record.url) as client:
-            with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(client.stream("Why?").result(), 0.04)
+        async with AsyncClient(record.url, retry=Retry(attempts=2, pause=2, longest_pause=2)) as client:
+            task = asyncio.create_task(client.stream("Why?").result())
+            while not record.requests:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
 
     asyncio.run(ask())
-    sent = len(record.requests)
-    time.sleep(0.3)
-    assert len(record.requests) == sent <= 2
+    time.sleep(2.5)
+    assert len(record.requests) == 1
 
 
 def test_closing_in_another_task_ends_the_iteration_quietly(serve):
@@ -67,12 +73,12 @@ def test_closing_in_another_task_ends_the_iteration_quietly(serve):
     async def ask():
         async with AsyncClient(record.url) as client:
             stream = client.stream("Why?")
+            assert (await anext(stream)).text == " Die"
             asyncio.get_running_loop().call_later(0.3, stream.close)
-            seen = [chunk.text async for chunk in stream]
+            assert [chunk async for chunk in stream] == []
             assert await gone(record)
-            return seen
 
-    assert asyncio.run(ask()) == [" Die"]
+    asyncio.run(ask())
 
 
 def test_a_stream_that_is_dropped_cancels_when_it_is_collected(serve):
@@ -136,4 +142,4 @@ def test_the_loop_goes_on_while_a_request_waits(serve):
         ticking.cancel()
 
     asyncio.run(ask())
-    assert len(ticks) > 20
+    assert len(ticks) > 5

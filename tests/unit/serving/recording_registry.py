@@ -42,7 +42,7 @@ class RecordingRegistry:
 
     def of(self, family: Family) -> dict[tuple[str, ...], float]:
         """The values of a family by label values."""
-        return {key[1:]: value for key, value in self.values.items() if key[0] == family.name}
+        return {key[1:]: value for key, value in list(self.values.items()) if key[0] == family.name}
 
 
 @dataclass

@@ -313,7 +313,7 @@ def test_what_the_ensemble_would_refuse_is_refused_before_it_is_asked(
 def test_a_cancellation_is_passed_on_until_there_is_an_answer(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "UNARY_POLL_SECONDS", 0.01)
     monkeypatch.setattr(InferenceRequest, "answers", [InferenceResponse()])
-    monkeypatch.setattr(InferenceRequest, "seconds", 0.2)
+    monkeypatch.setattr(InferenceRequest, "seconds", 1)
     with pytest.raises(PassedOnError, match="cancelled") as caught:
         asyncio.run(backend.ask_ensemble(Request([PROMPT], cancelled=True)))
     assert caught.value.status == "CANCELLED"
