@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import triton_python_backend_utils as pb_utils
 
-from spec_cascade.errors import EngineError
+from spec_cascade.errors import ConfigError, EngineError
 from spec_cascade.serving import wire
 from spec_cascade.serving.errors import CANCELLED, PassedOnError, as_told, told
 from spec_cascade.serving.metric_families import FAMILIES
@@ -50,7 +50,7 @@ def engine_dir(args: Mapping[str, str]) -> Path:
 def request_fields(request: Any, inputs: Iterable[Field], known: Iterable[Field] = ()) -> Fields:
     """Read a request; see `read_fields`."""
     tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-    return read_fields(tensors, request.parameters(), inputs, known)
+    return read_fields(tensors, _parameters(request), inputs, known)
 
 
 def response(values: Mapping[str, Any], outputs: Iterable[Field]) -> Any:
@@ -82,10 +82,13 @@ async def ask_ensemble(request: Any) -> Any:
     When the request is cancelled, so is what the ensemble does for it.
 
     Raises:
+        ConfigError: A parameter is not allowed: the server could not pass every one on.
         PassedOnError: The ensemble answered with an error, or, having been cancelled, not at all.
     """
     token = secrets.token_hex(16)
-    parameters = json.loads(request.parameters() or "{}")
+    text = _parameters(request)
+    read_fields({}, text, wire.ENSEMBLE_INPUTS)
+    parameters = json.loads(text)
     if isinstance(parameters.get("stream"), bool):
         del parameters["stream"]
     inner = pb_utils.InferenceRequest(
@@ -188,6 +191,14 @@ class ResponseSender:
     def is_cancelled(self) -> bool:
         """Whether nobody wants the responses any more."""
         return bool(self._raw.is_cancelled())
+
+
+def _parameters(request: Any) -> str:
+    """The request parameters as JSON."""
+    try:
+        return request.parameters() or "{}"
+    except UnicodeDecodeError as error:
+        raise ConfigError("parameters", error.object, "valid UTF-8") from error
 
 
 def _tensors(values: Mapping[str, Any], fields: Iterable[Field]) -> list[Any]:

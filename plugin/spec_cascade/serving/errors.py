@@ -13,6 +13,7 @@ INVALID_ARGUMENT = "INVALID_ARG"
 UNAVAILABLE = "UNAVAILABLE"
 INTERNAL = "INTERNAL"
 CANCELLED = "CANCELLED"
+STATUSES = (INVALID_ARGUMENT, UNAVAILABLE, INTERNAL, CANCELLED)
 """Triton's names of the statuses."""
 
 # What the server puts before the text of a model's error.
