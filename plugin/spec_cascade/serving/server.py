@@ -39,13 +39,21 @@ _GPU_DEVICE = Path("/dev/nvidiactl")
 # Endpoints that change a running server; a random key that nobody knows closes them.
 _ADMIN_ENDPOINTS = "shared-memory,model-repository,trace,logging"
 
-# Runs in a fresh interpreter between us and the server: asks the kernel to stop the server when we die, then becomes
-# the server. (A `preexec_fn` would run in a fork of this process, which is unsafe beside threads.)
+# The server reads JSON recursively: a body that nests deeper than a thread's stack, by default 8 MiB, kills it.
+_STACK_BYTES = 64 * 2**20
+
+# Runs in a fresh interpreter between us and the server: asks the kernel to stop the server when we die, sets the size
+# of its threads' stacks, then becomes the server. (A `preexec_fn` would run in a fork of this process, which is unsafe
+# beside threads.)
 _BOUND_TO_PARENT = """
-import ctypes, os, signal, sys
+import ctypes, os, resource, signal, sys
+parent, stack, *command = sys.argv[1:]
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
+_, most = resource.getrlimit(resource.RLIMIT_STACK)
+wanted = int(stack) if most == resource.RLIM_INFINITY else min(int(stack), most)
+resource.setrlimit(resource.RLIMIT_STACK, (wanted, most))
+if os.getppid() == int(parent):
+    os.execv(command[0], command)
 """
 
 
@@ -185,7 +193,7 @@ class TritonServer:
         return f"[{host}]:{self._ports[port]}" if ":" in host else f"{host}:{self._ports[port]}"
 
     def _spawn(self, installation: Installation, repository: Path) -> subprocess.Popen[bytes]:
-        bound = [sys.executable, "-I", "-S", "-c", _BOUND_TO_PARENT, str(os.getpid())]
+        bound = [sys.executable, "-I", "-S", "-c", _BOUND_TO_PARENT, str(os.getpid()), str(_STACK_BYTES)]
         environment = installation.environment(os.environ)
         environment[ENGINE_DIR_VARIABLE] = str(self._engine_dir.resolve())
         if self._policy_file is not None:
