@@ -69,6 +69,7 @@ OURS: dict[str, tuple[bytes, str]] = {
     "name of another's request": (body(request_token="x"), "request_token = 'x' .*no such input"),
     "order to cancel": (body(cancel_token="x"), "cancel_token = 'x' .*no such input"),
     "Triton's own fields": (body(sequence_id=5), "sequence_id = 5 .*no such input"),
+    "what kills the server on infer": (body(classification=3), "classification = 3 .*no such input"),
     "not implemented": (body(beam_width=2), "beam_width = 2 .*does not implement"),
 }
 

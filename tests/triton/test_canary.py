@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
+from spec_cascade.serving import server as server_module
 from spec_cascade.serving.server import TritonServer
 from spec_cascade_client import Client, ClientError, Options
 from spec_cascade_client.canary import CanaryError, canary
@@ -104,8 +105,9 @@ def test_a_killed_model_fails_the_canary_and_leaves_nothing_behind(tiny_engine_d
 
 
 def test_a_model_killed_in_mid_stream_ends_clients_and_server_and_the_next_start_is_clean(
-    tiny_engine_dir: Path, tmp_path: Path
+    tiny_engine_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(server_module, "DRAIN_SECONDS", 1)
     before = made()
     hushed = Options(seed=scripted.HUSHED, max_tokens=99)
     server = TritonServer(tiny_engine_dir, model_repository=scripted_repository(tmp_path))
