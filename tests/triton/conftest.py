@@ -66,7 +66,7 @@ def tiny_engine_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An engine directory built from a random Llama and a byte-level tokenizer."""
     directory = tmp_path_factory.mktemp("tiny")
     # Without fallback: whether a random drafter pays would depend on the machine.
-    defaults = {"rule": "strict", "max_seq_len": 256, "max_batch_size": 4, "max_queue_size": 16, "fallback": False}
+    defaults = {"rule": "strict", "max_seq_len": 256, "max_batch_size": 4, "max_queue_size": 60, "fallback": False}
     return build_tiny(directory, defaults=defaults)
 
 

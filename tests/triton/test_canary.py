@@ -9,6 +9,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ import pytest
 
 from spec_cascade.serving import server as server_module
 from spec_cascade.serving.server import TritonServer
+from spec_cascade_client import Client, ClientError, Options
 from spec_cascade_client.canary import CanaryError, canary
 from tests.triton.clients import TIMEOUT, grpc_stream
 from tests.triton.conftest import (
@@ -31,9 +33,11 @@ from tests.triton.conftest import (
 from tests.unit.serving import scripted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 DEADLINE_SECONDS = 3.0
+IDLE_SECONDS = 6.0
 PLACES = 6
 
 
@@ -60,6 +64,15 @@ def _soon_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server with a dead model hangs when it is stopped, for as long as it may."""
     monkeypatch.setattr(server_module, "DRAIN_SECONDS", 1)
     monkeypatch.setattr(server_module, "_KILL_AFTER_SECONDS", 4)
+
+
+def failure_of(call: Callable[[], object]) -> Exception | None:
+    """The error that the call raises."""
+    try:
+        call()
+    except Exception as error:
+        return error
+    return None
 
 
 @pytest.mark.parametrize("model", ["ensemble", "ensemble_unary"])
@@ -102,23 +115,41 @@ def test_a_killed_model_fails_the_canary_and_leaves_nothing_behind(tiny_engine_d
 
 
 @pytest.mark.usefixtures("_soon_ended")
-def test_a_model_killed_in_mid_stream_does_not_keep_the_server_from_stopping(
+def test_a_model_killed_in_mid_stream_ends_clients_and_server_and_the_next_start_is_clean(
     tiny_engine_dir: Path, tmp_path: Path
 ) -> None:
     before = made()
+    hushed = Options(seed=scripted.HUSHED, max_tokens=99)
     server = TritonServer(tiny_engine_dir, model_repository=scripted_repository(tmp_path))
     server.start(START_SECONDS)
-    group = server.pid
-    assert group is not None
-    stream = grpc_stream(server, {"text_input": "abc", "seed": scripted.HUSHED, "max_tokens": 99, "stream": True})
-    next(stream)
-    os.kill(stub_of(server, "cascade"), signal.SIGKILL)
-    with pytest.raises(CanaryError):
-        canary(server.http_url, deadline=DEADLINE_SECONDS)
-    server.stop()
+    try:
+        group = server.pid
+        assert group is not None
+        with ExitStack() as stack:
+            urls = (server.http_url, server.grpc_url)
+            clients = [stack.enter_context(Client(url, idle_timeout=IDLE_SECONDS)) for url in urls]
+            streams = [stack.enter_context(client.stream("abc", hushed)) for client in clients]
+            for stream in streams:
+                next(stream)
+            os.kill(stub_of(server, "cascade"), signal.SIGKILL)
+            # Triton leaves a stream whose model died open: it is for the client to give up.
+            calls = [partial(next, stream) for stream in streams]
+            calls += [partial(client.generate, "abc", hushed) for client in clients]
+            pool = stack.enter_context(ThreadPoolExecutor(len(calls)))
+            errors = list(pool.map(failure_of, calls))
+            assert all(isinstance(error, ClientError) for error in errors), errors
+            with pytest.raises(CanaryError):
+                canary(server.http_url, deadline=DEADLINE_SECONDS)
+            server.stop()
+    finally:
+        server.stop()
     eventually(lambda: not processes_of_group(group), 30)
     assert made() == before
-    stream.close()
+    ports = {f"{url.scheme}_port": url.port or 0 for url in map(urlsplit, urls)}
+    with TritonServer(tiny_engine_dir, **ports) as restarted:
+        assert (restarted.http_url, restarted.grpc_url) == urls
+        assert canary(restarted.http_url, deadline=30).startswith("ok: ")
+    assert made() == before
 
 
 def test_a_server_is_not_ready_before_its_engine_has_run_a_round(

@@ -103,7 +103,7 @@ def test_leaving_a_stream_frees_its_place_on_the_server(server: TritonServer, pr
     long = Options(max_tokens=200, ignore_eos=True, draft_length=0)
     with Client(url_of(server, protocol)) as client:
         # More than the engine has places and waiting room for.
-        for _ in range(24):
+        for _ in range(66):
             with client.stream(PROMPT, long) as stream:
                 next(stream)
         start = time.monotonic()

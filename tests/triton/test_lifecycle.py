@@ -136,16 +136,24 @@ def test_what_a_killed_server_left_is_removed_at_the_next_start(tiny_engine_dir:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_serves_until_a_signal_and_leaves_nothing(tiny_engine_dir: Path, number: int) -> None:
-    ports = [argument for name in ("http", "grpc", "metrics") for argument in (f"--{name}-port", "0")]
-    command = [sys.executable, "-c", "from spec_cascade.cli import main; main()", "serve", str(tiny_engine_dir), *ports]
+    options = [argument for name in ("http", "grpc", "metrics") for argument in (f"--{name}-port", "0")]
+    options += ["--host", "127.0.0.2", "--metrics-host", "127.0.0.3"]
+    main = "from spec_cascade.cli import main; main()"
+    command = [sys.executable, "-c", main, "serve", str(tiny_engine_dir), *options]
     serving = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert serving.stderr is not None
     ready = next(line for line in serving.stderr if line.startswith("ready: "))
     assert made(serving.pid)
-    connection = HTTPConnection(urlsplit(ready.split()[1]).netloc, timeout=TIMEOUT)
-    connection.request("GET", "/v2/models/ensemble/ready")
-    assert connection.getresponse().status == 200
-    connection.close()
+    http, grpc, metrics = (urlsplit(url) for url in ready.split()[1:])
+    assert (http.hostname, grpc.hostname, metrics.hostname) == ("127.0.0.2", "127.0.0.2", "127.0.0.3")
+    for address, path in ((http, "/v2/models/ensemble/ready"), (metrics, "/metrics")):
+        connection = HTTPConnection(address.netloc, timeout=TIMEOUT)
+        connection.request("GET", path)
+        assert connection.getresponse().status == 200
+        connection.close()
+    for port in (http.port, grpc.port, metrics.port):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port or 0), timeout=5)
     serving.send_signal(number)
     serving.communicate(timeout=TIMEOUT)
     assert serving.returncode == 0

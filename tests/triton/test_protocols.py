@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -198,33 +197,6 @@ def test_the_curl_of_tensorrt_llms_documentation_works(server: TritonServer) -> 
     answer = post(server, body)
     assert answer.status == 200
     assert isinstance(answer.json["text_output"], str)
-
-
-def test_many_streams_at_a_time_get_each_their_own_text(server: TritonServer) -> None:
-    """More than the engine has slots, of mixed rules and lengths, over both protocols."""
-    rules = ["strict", "token_v3:alpha=0.5", "chow:alpha=0.5", "target_only"]
-    bodies = [
-        {
-            "text_input": f"{PROMPT} {i}",
-            "max_tokens": 5 + 3 * (i % 8),
-            "seed": i,
-            "deferral_rule": rules[i % 4],
-            "ignore_eos": True,
-        }
-        for i in range(16)
-    ]
-    alone = [post(server, body).json["text_output"] for body in bodies]
-
-    def ask(i: int) -> str:
-        body = {**bodies[i], "stream": True}
-        if i % 2:
-            return text_of(list(grpc_stream(server, body)))
-        events = post(server, body, stream=True).events
-        assert [event["response_index"] for event in events] == list(range(len(events)))
-        return "".join(event["text_output"] for event in events)
-
-    with ThreadPoolExecutor(16) as pool:
-        assert list(pool.map(ask, range(16))) == alone
 
 
 @pytest.mark.parametrize(

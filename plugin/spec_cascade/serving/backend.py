@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import triton_python_backend_utils as pb_utils
 
-from spec_cascade.errors import EngineError
+from spec_cascade.errors import ConfigError, EngineError
 from spec_cascade.serving import wire
 from spec_cascade.serving.errors import CANCELLED, PassedOnError, as_told, told
 from spec_cascade.serving.parse import read_fields
@@ -51,7 +51,7 @@ def engine_dir(args: Mapping[str, str]) -> Path:
 def request_fields(request: Any, inputs: Iterable[Field], known: Iterable[Field] = ()) -> Fields:
     """Read a request; see `read_fields`."""
     tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-    return read_fields(tensors, request.parameters(), inputs, known)
+    return read_fields(tensors, _parameters(request), inputs, known)
 
 
 def response(values: Mapping[str, Any], outputs: Iterable[Field]) -> Any:
@@ -88,7 +88,7 @@ async def ask_ensemble(request: Any) -> Any:
     """
     request_fields(request, wire.ENSEMBLE_INPUTS)
     token = secrets.token_hex(16)
-    parameters = json.loads(request.parameters() or "{}")
+    parameters = json.loads(_parameters(request))
     parameters.pop("stream", None)
     # The server passes no such parameter from model to model; as a tensor it does.
     fractions = {name: value for name, value in parameters.items() if isinstance(value, float)}
@@ -147,6 +147,14 @@ class ResponseSender:
     def is_cancelled(self) -> bool:
         """Whether nobody wants the responses any more."""
         return bool(self._raw.is_cancelled())
+
+
+def _parameters(request: Any) -> str:
+    """The request parameters as JSON."""
+    try:
+        return request.parameters() or "{}"
+    except UnicodeDecodeError as error:
+        raise ConfigError("parameters", error.object, "valid UTF-8") from error
 
 
 def _tensors(values: Mapping[str, Any], fields: Iterable[Field]) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spec_cascade.serving.server import START_TIMEOUT_SECONDS, TritonServer
+from spec_cascade.serving.server import LOOPBACK, START_TIMEOUT_SECONDS, TritonServer
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -28,7 +28,8 @@ def serve(
     http_port: Annotated[int, typer.Option(help="0 takes a free port.")] = 8000,
     grpc_port: Annotated[int, typer.Option(help="0 takes a free port.")] = 8001,
     metrics_port: Annotated[int, typer.Option(help="0 takes a free port.")] = 8002,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address for HTTP and gRPC; 0.0.0.0 for all.")] = LOOPBACK,
+    metrics_host: Annotated[str, typer.Option(help="Address for metrics; 0.0.0.0 for all.")] = LOOPBACK,
     policy: Annotated[
         Path | None, typer.Option(help="What requests may ask for.", show_default="$SPEC_CASCADE_POLICY, else anything")
     ] = None,
@@ -51,6 +52,7 @@ def serve(
         grpc_port=grpc_port,
         metrics_port=metrics_port,
         host=host,
+        metrics_host=metrics_host,
         policy_file=policy,
         model_repository=model_repository,
         log_file=log_file,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from spec_cascade.decoding.text import OutputText
+from spec_cascade.errors import ConfigError
 from spec_cascade.serving import wire
-from spec_cascade.serving.errors import PassedOnError
+from spec_cascade.serving.errors import STATUSES, PassedOnError
 
 if TYPE_CHECKING:
     from spec_cascade.decoding.tokenizer import Tokenizer
@@ -26,10 +27,17 @@ def to_text(fields: Fields, tokenizer: Tokenizer) -> dict[str, Any]:
     Nothing is kept between responses: the text of a response is what its tokens add to the text of those before.
 
     Raises:
+        ConfigError: This is no response of the cascade: a client asks postprocessing itself.
         PassedOnError: The response is an error.
     """
     if "error_message" in fields:
-        raise PassedOnError(str(fields["error_message"]), str(fields["error_status"]))
+        status = fields.get("error_status")
+        if status not in STATUSES:
+            raise ConfigError("error_status", status, f"one of {', '.join(STATUSES)}")
+        raise PassedOnError(str(fields["error_message"]), str(status))
+    for name in ("num_output_tokens", "finish_reason"):
+        if name not in fields:
+            raise ConfigError(name, None, "given beside output_ids")
     ids: list[int] = fields["output_ids"]  # type: ignore[assignment]
     num_new: int = fields["num_output_tokens"]  # type: ignore[assignment]
     final = bool(fields["finish_reason"])

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MAX_NAME_LENGTH = 80
 MAX_TOKEN_LENGTH = 64
 _NUMBERS = {wire.INT32: (-(2**31), 2**31), wire.UINT64: (0, 2**64)}
+_LARGEST_FP32 = (2 - 2**-23) * 2.0**127
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +64,8 @@ def read_fields(
         known: Further names that the request may have as parameters, meant for another model.
 
     Raises:
-        ConfigError: A name is unknown or given twice, or a value is not of its field's type, or the field is not
-            implemented and the value asks for something.
+        ConfigError: A name is unknown or given twice, a value is not of its field's type, or longer than its field may
+            be, or the field is not implemented and the value asks for something.
     """
     fields = {field.name: field for field in inputs}
     values: Fields = {}
@@ -141,6 +142,8 @@ def _put(values: Fields, field: Field, elements: list[Scalar]) -> None:
 
 
 def _from_tensor(field: Field, array: NDArray[Any]) -> list[Scalar]:
+    if field.max_elements is not None and array.size > field.max_elements:
+        raise ConfigError(field.name, f"{array.size} elements", field.allowed or f"at most {field.max_elements}")
     elements: list[Scalar] = array.ravel().tolist()  # the server has checked the tensor's datatype and shape
     return [_text(field, _decoded(field, e)) for e in elements] if field.datatype == wire.STRING else elements
 
@@ -161,7 +164,7 @@ def _from_json(field: Field, value: object) -> Scalar:
     if field.datatype == wire.BOOL and isinstance(value, bool):
         return value
     if field.datatype == wire.FP32 and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        return _finite(field, value)
     if field.datatype in _NUMBERS and isinstance(value, int) and not isinstance(value, bool):
         low, end = _NUMBERS[field.datatype]
         if low <= value < end:
@@ -169,7 +172,16 @@ def _from_json(field: Field, value: object) -> Scalar:
     raise ConfigError(field.name, value, f"of type {field.datatype.removeprefix('TYPE_')}")
 
 
+def _finite(field: Field, value: float) -> float:
+    if not abs(value) <= _LARGEST_FP32:  # no comparison holds of what is not a number
+        raise ConfigError(field.name, value, "a finite number of type FP32")
+    return float(value)
+
+
 def _text(field: Field, text: str) -> str:
+    if field.max_length is not None and len(text) > field.max_length:
+        allowed = field.allowed or f"at most {field.max_length} characters"
+        raise ConfigError(field.name, f"{len(text)} characters", allowed)
     if "\0" in text:
         raise ConfigError(field.name, text, "text without NUL characters")
     return text
@@ -192,10 +204,7 @@ def _present(fields: Fields, *names: str) -> dict[str, Any]:
 
 
 def _words(fields: Fields, name: str) -> tuple[str, ...]:
-    words = tuple(str(word) for word in _list(fields, name) if word)
-    if len(words) > wire.MAX_WORDS or any(len(word) > wire.MAX_WORD_LENGTH for word in words):
-        raise ConfigError(name, words, wire.WORDS)
-    return words
+    return tuple(str(word) for word in _list(fields, name) if word)
 
 
 def _request_token(fields: Fields) -> str:

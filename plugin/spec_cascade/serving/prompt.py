@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # JSON can spell characters that are no text.
 _UNFIT = re.compile("[\0\ud800-\udfff]")
+# Characters of JSON for one of a conversation: six are an escaped one, the rest is for roles, brackets and quotes.
+_JSON_PER_CHARACTER = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +46,10 @@ def make_prompt(fields: Fields, tokenizer: Tokenizer, max_tokens: int) -> Prompt
     Raises:
         ConfigError: A value is not allowed, or the prompt is empty or too long.
     """
+    longest = max_tokens * tokenizer.longest_token
+    _check_length("messages", str(fields.get("messages", "")), _JSON_PER_CHARACTER * longest, max_tokens)
     name, text, is_chat = _text(fields, tokenizer)
-    if len(text) > max_tokens * tokenizer.longest_token:
-        raise _too_long(name, f"{len(text)} characters", max_tokens)
+    _check_length(name, text, longest, max_tokens)
     token_ids = tokenizer.encode(text, add_special_tokens=False) if is_chat else tokenizer.encode_prompt(text)
     if not token_ids:
         raise ConfigError(name, text, "a prompt of at least one token")
@@ -71,7 +74,7 @@ def _text(fields: Fields, tokenizer: Tokenizer) -> tuple[str, str, bool]:
 def _messages(text: str) -> list[dict[str, str]]:
     try:
         messages = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is no JSONDecodeError
         raise ConfigError("messages", text, "JSON: a list of objects with role and content") from error
     if not isinstance(messages, list) or not messages:
         raise ConfigError("messages", messages, "a list of at least one object with role and content")
@@ -89,6 +92,11 @@ def _check_message(where: str, message: object) -> None:
             raise ConfigError(f"{where}.{key}", value, f"left out{did_you_mean(key, keys)}")
         if _UNFIT.search(value):
             raise ConfigError(f"{where}.{key}", value, "text without NUL characters and lone surrogates")
+
+
+def _check_length(name: str, text: str, longest: int, max_tokens: int) -> None:
+    if len(text) > longest:
+        raise _too_long(name, f"{len(text)} characters", max_tokens)
 
 
 def _too_long(name: str, length: str, max_tokens: int) -> ConfigError:

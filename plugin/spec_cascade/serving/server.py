@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+LOOPBACK = "127.0.0.1"
 START_TIMEOUT_SECONDS = 600.0
 """How long models may take to load."""
 DRAIN_SECONDS = 10
@@ -38,13 +39,21 @@ _GPU_DEVICE = Path("/dev/nvidiactl")
 # Endpoints that change a running server; a random key that nobody knows closes them.
 _ADMIN_ENDPOINTS = "shared-memory,model-repository,trace,logging"
 
-# Runs in a fresh interpreter between us and the server: asks the kernel to stop the server when we die, then becomes
-# the server. (A `preexec_fn` would run in a fork of this process, which is unsafe beside threads.)
+# The server reads JSON recursively: a body that nests deeper than a thread's stack, by default 8 MiB, kills it.
+_STACK_BYTES = 64 * 2**20
+
+# Runs in a fresh interpreter between us and the server: asks the kernel to stop the server when we die, sets the size
+# of its threads' stacks, then becomes the server. (A `preexec_fn` would run in a fork of this process, which is unsafe
+# beside threads.)
 _BOUND_TO_PARENT = """
-import ctypes, os, signal, sys
+import ctypes, os, resource, signal, sys
+parent, stack, *command = sys.argv[1:]
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
+_, most = resource.getrlimit(resource.RLIMIT_STACK)
+wanted = int(stack) if most == resource.RLIM_INFINITY else min(int(stack), most)
+resource.setrlimit(resource.RLIMIT_STACK, (wanted, most))
+if os.getppid() == int(parent):
+    os.execv(command[0], command)
 """
 
 
@@ -59,7 +68,8 @@ class TritonServer:
         http_port: 0 takes a free one; so for the other ports.
         grpc_port: Port of the gRPC endpoint.
         metrics_port: Port of the Prometheus endpoint.
-        host: Address to listen on.
+        host: Address on which HTTP and gRPC listen.
+        metrics_host: Address on which the Prometheus endpoint listens.
         policy_file: What requests may ask for (see `serving.policy`); by default the environment variable
             SPEC_CASCADE_POLICY names it, and without one everything is allowed.
         model_repository: Where the models are; by default the one that comes with this package.
@@ -76,7 +86,8 @@ class TritonServer:
         http_port: int = 0,
         grpc_port: int = 0,
         metrics_port: int = 0,
-        host: str = "127.0.0.1",
+        host: str = LOOPBACK,
+        metrics_host: str = LOOPBACK,
         policy_file: Path | None = None,
         model_repository: Path | None = None,
         log_file: Path | None = None,
@@ -84,7 +95,7 @@ class TritonServer:
         verbose: bool = False,
     ) -> None:
         self._engine_dir = Path(engine_dir)
-        self._host = host
+        self._hosts = {"http_port": host, "grpc_port": host, "metrics_port": metrics_host}
         self._wanted_ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
         self._ports = dict(self._wanted_ports)
         self._policy_file = policy_file
@@ -135,7 +146,7 @@ class TritonServer:
         if self._policy_file is not None and not self._policy_file.is_file():
             raise ConfigError("policy", str(self._policy_file), "a file")
         repository = find_model_repository(self._model_repository)
-        self._ports = resolve_ports(self._host, **self._wanted_ports)
+        self._ports = resolve_ports(self._hosts, self._wanted_ports)
         leftovers.remove_stale()
         try:
             installation = find_installation(leftovers.make_directory(self._run))
@@ -178,11 +189,11 @@ class TritonServer:
 
     def _address(self, port: str) -> str:
         # A server that listens everywhere is reached by the loopback address.
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
+        host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self._hosts[port], self._hosts[port])
         return f"[{host}]:{self._ports[port]}" if ":" in host else f"{host}:{self._ports[port]}"
 
     def _spawn(self, installation: Installation, repository: Path) -> subprocess.Popen[bytes]:
-        bound = [sys.executable, "-I", "-S", "-c", _BOUND_TO_PARENT, str(os.getpid())]
+        bound = [sys.executable, "-I", "-S", "-c", _BOUND_TO_PARENT, str(os.getpid()), str(_STACK_BYTES)]
         environment = installation.environment(os.environ)
         environment[ENGINE_DIR_VARIABLE] = str(self._engine_dir.resolve())
         if self._policy_file is not None:
@@ -201,9 +212,9 @@ class TritonServer:
         admin = f"{_ADMIN_ENDPOINTS}:admin-key={secrets.token_hex(16)}"
         arguments = [
             f"--model-repository={repository}",
-            f"--http-address={self._host}",
-            f"--grpc-address={self._host}",
-            f"--metrics-address={self._host}",
+            f"--http-address={self._hosts['http_port']}",
+            f"--grpc-address={self._hosts['grpc_port']}",
+            f"--metrics-address={self._hosts['metrics_port']}",
             f"--http-port={self._ports['http_port']}",
             f"--grpc-port={self._ports['grpc_port']}",
             f"--metrics-port={self._ports['metrics_port']}",

@@ -36,6 +36,8 @@ class Field:
         default: What holds when it is absent, in words; empty where absence means nothing.
         allowed: What its value may be, in words; empty for whatever its type holds.
         is_list: Whether it has any number of elements; otherwise exactly one.
+        max_elements: Most elements that a list may have; None for any number.
+        max_length: Most characters that each string may have; None for any number.
         is_batch: Whether its shape begins with a batch of one, as that of a client's inputs does.
         alias_of: The field that it is another name of.
         neutral: The values that are accepted of a field that is not implemented; None for one that is.
@@ -47,6 +49,8 @@ class Field:
     default: str = ""
     allowed: str = ""
     is_list: bool = False
+    max_elements: int | None = None
+    max_length: int | None = None
     is_batch: bool = False
     alias_of: str | None = None
     neutral: tuple[Scalar, ...] | None = None
@@ -67,9 +71,17 @@ def _unsupported(name: str, datatype: str, meaning: str, *neutral: Scalar, is_li
 
 
 _PROMPT = "1 to max_seq_len - 1 tokens"
-MAX_WORDS = 64
-MAX_WORD_LENGTH = 1000
-WORDS = f"at most {MAX_WORDS} strings of at most {MAX_WORD_LENGTH} characters"
+# What a client may send is bounded here, and the length of a prompt by the engine: see `prompt.make_prompt`.
+_WORDS: dict[str, Any] = {
+    "is_list": True,
+    "max_elements": 64,
+    "max_length": 1000,
+    "default": "none",
+    "allowed": "at most 64 strings of at most 1000 characters",
+}
+MAX_RULE_LENGTH = 4096
+MAX_TOKEN_IDS = 2**20
+_MAX_NAME_LENGTH = 64
 
 PROMPT_INPUTS = (
     _input("text_input", STRING, "The prompt; not beside messages.", allowed=_PROMPT),
@@ -121,9 +133,7 @@ GENERATION_INPUTS = (
         "stop_words",
         STRING,
         "The output ends before the first of these strings; empty ones are left out.",
-        is_list=True,
-        default="none",
-        allowed=WORDS,
+        **_WORDS,
     ),
     _input(
         "end_id",
@@ -138,7 +148,8 @@ GENERATION_INPUTS = (
         STRING,
         "Who decides, e.g. strict, target_only, token_v3:alpha=0.8.",
         default="the engine's",
-        allowed="a rule and its parameters' ranges: rules.md",
+        max_length=MAX_RULE_LENGTH,
+        allowed=f"a rule and its parameters' ranges: rules.md; at most {MAX_RULE_LENGTH} characters",
     ),
     _input(
         "draft_length",
@@ -165,9 +176,7 @@ GENERATION_INPUTS = (
         STRING,
         "The output has none of these strings, as the tokenizer writes them at the start of a text and after a space; "
         "empty ones are left out.",
-        is_list=True,
-        default="none",
-        allowed=WORDS,
+        **_WORDS,
     ),
     _input(
         "repetition_penalty",
@@ -252,18 +261,33 @@ PROMPT_TEXT = Field(name="prompt_text", datatype=STRING, meaning="The prompt, wh
 REQUEST_TOKEN = Field(
     name="request_token",
     datatype=STRING,
+    max_length=_MAX_NAME_LENGTH,
     meaning="Names the request, so that postprocessing can have it cancelled; with it cascade sends heartbeats.",
 )
 # The server passes the parameters of an ensemble's request to every step, and has no way to cancel what a model asked
 # another for: ensemble_unary therefore names the request itself.
 UNARY_TOKEN = Field(
-    name="unary_token", datatype=STRING, meaning="The request_token to take; a parameter, set by ensemble_unary."
+    name="unary_token",
+    datatype=STRING,
+    max_length=_MAX_NAME_LENGTH,
+    meaning="The request_token to take; a parameter, set by ensemble_unary.",
 )
-CANCEL_TOKEN = Field(name="cancel_token", datatype=STRING, meaning="Cancel the request with this token; alone.")
+CANCEL_TOKEN = Field(
+    name="cancel_token",
+    datatype=STRING,
+    max_length=_MAX_NAME_LENGTH,
+    meaning="Cancel the request with this token; alone.",
+)
 INPUT_IDS = Field(
-    name="input_ids", datatype=INT32, is_list=True, meaning="The prompt; required but for a cancel_token."
+    name="input_ids",
+    datatype=INT32,
+    is_list=True,
+    max_elements=MAX_TOKEN_IDS,
+    meaning="The prompt; required but for a cancel_token.",
 )
-OUTPUT_IDS = Field(name="output_ids", datatype=INT32, is_list=True, meaning="All output tokens so far.")
+OUTPUT_IDS = Field(
+    name="output_ids", datatype=INT32, is_list=True, max_elements=MAX_TOKEN_IDS, meaning="All output tokens so far."
+)
 STOP_STRINGS = Field(name="stop_strings", datatype=STRING, is_list=True, meaning="stop_words without empty ones.")
 STOP_STRINGS_AFTER = Field(
     name="stop_strings_after",

@@ -244,6 +244,35 @@ def test_a_request_is_read_by_its_fields(backend: Any) -> None:
     assert read == {"text_input": "é"}
 
 
+@dataclass
+class BrokenRequest(Request):
+    """Its parameters are no UTF-8, and reading them fails as it does in Triton's Python backend."""
+
+    def parameters(self) -> str:
+        return b'{"rule":"\xff"}'.decode()
+
+
+def test_parameters_that_are_no_text_are_the_clients_error(backend: Any) -> None:
+    with pytest.raises(ConfigError, match=r"parameters = .*\\xff.* UTF-8"):
+        backend.request_fields(BrokenRequest([]), wire.PROMPT_INPUTS)
+    with pytest.raises(ConfigError, match="parameters = "):
+        asyncio.run(backend.ask_ensemble(BrokenRequest([PROMPT])))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ('{"temperature": NaN}', "temperature = nan .*finite"),
+        ('{"tempature": NaN}', "tempature = nan .*did you mean"),
+        ('{"unary_token": "mine"}', "unary_token = 'mine' .*no such input"),
+    ],
+)
+def test_parameters_that_cannot_be_passed_on_are_refused_first(backend: Any, parameters: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        asyncio.run(backend.ask_ensemble(Request([PROMPT], parameters)))
+    assert InferenceRequest.made == []
+
+
 def test_the_sender_marks_the_end_once(backend: Any) -> None:
     raw = RawSender()
     sender = backend.ResponseSender(raw, wire.ENSEMBLE_OUTPUTS)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from spec_cascade.decoding.request import AUTO
 from spec_cascade.errors import ConfigError
+from spec_cascade.rules import parse_rule
 from spec_cascade.serving import wire
 from spec_cascade.serving.parse import CascadeRequest, parse_cascade_request, read_fields
 
@@ -182,6 +183,12 @@ def test_a_value_that_is_not_allowed_is_an_error_that_names_its_field(values: di
         ({"max_token": 5}, r"max_token .*did you mean 'max_tokens'"),
         ({"xyzzy": 5}, "xyzzy = 5 .*no such input"),
         ({"temperature": "hot"}, "temperature = 'hot' .*FP32"),
+        ({"temperature": NAN}, "temperature = nan .*finite"),
+        ({"presence_penalty": -INF}, "presence_penalty = -inf .*finite"),
+        ({"repetition_penalty": 4e38}, r"repetition_penalty = 4e\+38 .*finite number of type FP32"),
+        ({"temperature": 10**400}, "temperature = 1000.*finite"),
+        ({"stop_words": "x" * 1001}, "stop_words = '1001 characters' .*at most 1000"),
+        ({"unary_token": "x"}, "unary_token = 'x' .*no such input"),
         ({"temperature": True}, "temperature = True .*FP32"),
         ({"max_tokens": 1.5}, r"max_tokens = 1\.5 .*INT32"),
         ({"max_tokens": 2**31}, "max_tokens = 2147483648 .*INT32"),
@@ -198,6 +205,40 @@ def test_a_value_that_is_not_allowed_is_an_error_that_names_its_field(values: di
 def test_a_parameter_that_does_not_fit_is_an_error_that_names_it(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         request(parameters)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"stop_words": [""] * 65}, "stop_words = '65 elements' .*at most 64 strings"),
+        ({"bad_words": ["x" * 1001]}, "bad_words = '1001 characters' .*at most 1000 characters"),
+        ({"deferral_rule": "x" * 4097}, "deferral_rule = '4097 characters' .*at most 4096 characters"),
+        ({"input_ids": [1] * (wire.MAX_TOKEN_IDS + 1)}, "input_ids = '1048577 elements' .*at most 1048576"),
+        ({"cancel_token": "x" * 65}, "cancel_token = '65 characters' .*at most 64 characters"),
+    ],
+)
+def test_what_is_too_long_is_refused_before_it_is_read(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        request(**values)
+
+
+def test_the_longest_rule_on_the_wire_is_the_longest_there_is() -> None:
+    with pytest.raises(ConfigError, match=f"at most {wire.MAX_RULE_LENGTH} characters"):
+        parse_rule("x" * (wire.MAX_RULE_LENGTH + 1))
+    with pytest.raises(ConfigError, match="must be one of"):
+        parse_rule("x" * wire.MAX_RULE_LENGTH)
+
+
+def test_every_string_that_a_client_may_send_is_bounded_but_the_prompt_which_the_engine_bounds() -> None:
+    """The prompt's text comes back from preprocessing; what is not implemented must be empty."""
+    unbounded = {
+        field.name
+        for field in (*wire.ENSEMBLE_INPUTS, *wire.CASCADE_INPUTS, wire.UNARY_TOKEN)
+        if field.datatype == wire.STRING and field.max_length is None and field.neutral is None
+    }
+    assert unbounded == {"text_input", "messages", "prompt_text"}
+    lists = [field for field in (*wire.ENSEMBLE_INPUTS, *wire.CASCADE_INPUTS) if field.is_list]
+    assert all(field.max_elements for field in lists)
 
 
 def test_a_value_is_given_once() -> None:

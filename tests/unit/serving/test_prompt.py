@@ -62,7 +62,8 @@ def test_the_prompt_is_echoed_where_the_input_is_not_excluded(tokenizer: Tokeniz
         ({"messages": "hi"}, "messages = 'hi' .*JSON"),
         ({"messages": "{}"}, "messages = {} .*a list"),
         ({"messages": "[]"}, r"messages = \[\] .*at least one"),
-        ({"messages": "[" * 100_000}, "messages = .*JSON"),
+        ({"messages": "[" * 3000}, "messages = .*JSON"),
+        ({"messages": "[" * 100_000}, "messages = '100000 characters' .*at most 50 tokens"),
         ({"messages": "[3]"}, r"messages\[0\] = 3 .*role and content"),
         ({"messages": '[{"role": "user"}]'}, r"messages\[0\] = .*role and content"),
         ({"messages": '[{"role": "user", "content": 3}]'}, r"messages\[0\] = .*strings"),
@@ -76,6 +77,11 @@ def test_a_prompt_that_is_not_allowed_is_an_error_that_names_its_field(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         make_prompt(fields, tokenizer, 50)
+
+
+def test_a_number_that_python_does_not_read_is_the_messages_error(tokenizer: Tokenizer) -> None:
+    with pytest.raises(ConfigError, match=r"^messages = "):
+        make_prompt({"messages": "9" * 5000}, tokenizer, 99)
 
 
 def test_a_model_without_a_chat_template_says_so() -> None:

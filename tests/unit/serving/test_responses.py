@@ -185,3 +185,18 @@ def test_arrays_have_the_types_of_the_wire() -> None:
     }
     assert arrays["text_output"].tolist() == ["é".encode()]
     assert arrays["token_ids"].shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"error_message": "x"}, "error_status"),
+        ({"error_message": "x", "error_status": "__init__"}, "error_status"),
+        ({"output_ids": [1], "finish_reason": ""}, "num_output_tokens"),
+        ({"output_ids": [1], "num_output_tokens": 1}, "finish_reason"),
+    ],
+)
+def test_what_is_no_response_of_the_cascade_is_refused_by_name(fields: dict[str, Any], name: str) -> None:
+    """A client may ask postprocessing itself."""
+    with pytest.raises(ConfigError, match=rf"^{name} = "):
+        to_text(fields, TOKENIZER)

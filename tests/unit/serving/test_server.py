@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HOST = "127.0.0.1"
+HOSTS = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), HOST)
 
 
 @pytest.fixture
@@ -57,27 +58,27 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_taken_port_is_named(taken_port: int) -> None:
     with pytest.raises(ConfigError, match=rf"grpc_port = {taken_port} .* another process listens on {HOST}"):
-        resolve_ports(HOST, http_port=0, grpc_port=taken_port)
+        resolve_ports(HOSTS, {"http_port": 0, "grpc_port": taken_port})
 
 
 def test_a_port_is_given_once() -> None:
     with pytest.raises(ConfigError, match=r"grpc_port = 18456 .*of its own"):
-        resolve_ports(HOST, http_port=18456, grpc_port=18456)
+        resolve_ports(HOSTS, {"http_port": 18456, "grpc_port": 18456})
 
 
 @pytest.mark.parametrize("port", [-1, 65536])
 def test_a_port_is_in_range(port: int) -> None:
     with pytest.raises(ConfigError, match=f"http_port = {port}"):
-        resolve_ports(HOST, http_port=port)
+        resolve_ports(HOSTS, {"http_port": port})
 
 
 def test_an_address_of_another_machine_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"host = '192\.0\.2\.1'"):
-        resolve_ports("192.0.2.1", http_port=0)
+    with pytest.raises(ConfigError, match=r"host of metrics_port = '192\.0\.2\.1'"):
+        resolve_ports({**HOSTS, "metrics_port": "192.0.2.1"}, {"http_port": 0, "metrics_port": 0})
 
 
 def test_free_ports_differ() -> None:
-    ports = resolve_ports(HOST, http_port=0, grpc_port=0, metrics_port=0)
+    ports = resolve_ports(HOSTS, dict.fromkeys(HOSTS, 0))
     assert len(set(ports.values())) == 3
     assert all(1024 < port < 32768 for port in ports.values())
 
@@ -153,7 +154,7 @@ def test_a_directory_without_models_is_named(tmp_path: Path, monkeypatch: pytest
     ("host", "url"), [("0.0.0.0", "127.0.0.1:8"), ("::", r"\[::1\]:8"), ("10.0.0.1", "10.0.0.1:8")]
 )
 def test_urls_are_for_clients_on_this_machine(tmp_path: Path, host: str, url: str) -> None:
-    server = TritonServer(tmp_path, http_port=8, grpc_port=8, metrics_port=8, host=host)
+    server = TritonServer(tmp_path, http_port=8, grpc_port=8, metrics_port=8, host=host, metrics_host=host)
     assert server.http_url == "http://" + url.replace("\\", "")
     assert server.grpc_url == "grpc://" + url.replace("\\", "")
     assert server.metrics_url == "http://" + url.replace("\\", "") + "/metrics"
