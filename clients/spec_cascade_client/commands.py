@@ -83,6 +83,7 @@ def generate(
     seed: Seed = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
     timeout_ms: Annotated[int | None, typer.Option(help="End with what is there after this time.")] = None,
+    priority: Annotated[float | None, typer.Option(help="0 to 1: where requests wait, the highest goes first.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is: no chat template.")] = False,
     color: Color = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object when all is there.")] = False,
@@ -105,6 +106,7 @@ def generate(
         seed=seed,
         stop=tuple(stop or ()),
         timeout_ms=timeout_ms,
+        priority=priority,
     )
     request: str | Sequence[Message] = prompt if raw else [{"role": "user", "content": prompt}]
     out, notes = make_console(color=color), make_console(color=color, stderr=True)

@@ -39,6 +39,7 @@ class Options:
         token_sources: Ask who wrote each token.
         log_probs: Ask for the log of the target's probability of each token.
         timeout_ms: Milliseconds after which the server ends the request with what it has.
+        priority: In [0, 1]; where requests wait, the highest goes first. A server's default is 0.5.
     """
 
     rule: str | None = None
@@ -59,3 +60,4 @@ class Options:
     token_sources: bool = True
     log_probs: bool = False
     timeout_ms: int | None = None
+    priority: float | None = None

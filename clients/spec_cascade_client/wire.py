@@ -37,6 +37,7 @@ OPTION_TENSORS = {
     "frequency_penalty": ("FP32", "frequency_penalty"),
     "seed": ("UINT64", "seed"),
     "timeout_ms": ("INT32", "timeout_ms"),
+    "priority": ("FP32", "priority"),
 }
 _PACKING = {"BOOL": "<?", "INT32": "<i", "UINT64": "<Q", "FP32": "<f"}
 _ALLOWED = {

@@ -25,6 +25,7 @@ rules:
 default_rule: token_v3:alpha=0.25
 max_tokens: 12
 max_draft_length: 2
+max_priority: 0.6
 """
 
 
@@ -50,6 +51,7 @@ def test_what_is_left_out_is_the_policys_and_the_answer_says_what_ran(limited: T
         ({"deferral_rule": "schedule(0=strict, 4=drafter_only)"}, "deferral_rule = 'drafter_only' .*policy"),
         ({"max_tokens": 13}, "max_tokens = 13 .*at most 12 by this server's policy"),
         ({"draft_length": 3}, "draft_length = 3 .*at most 2 by this server's policy"),
+        ({"priority": 0.7}, "priority = 0.[67].* .*at most 0.6 by this server's policy"),
     ],
 )
 def test_what_is_not_allowed_is_an_invalid_argument_that_names_the_field(
@@ -65,7 +67,10 @@ def test_what_is_not_allowed_is_an_invalid_argument_that_names_the_field(
         answer = post(limited, {**prompt, **fields}, model)
         assert answer.status == 400
         assert "by this server's policy" in answer.json["error"]
-    assert post(limited, {"text_input": "hi", "deferral_rule": "strict", "max_tokens": 2}).status == 200
+    allowed = {"text_input": "hi", "deferral_rule": "strict", "max_tokens": 2, "priority": 0.6}
+    assert len(list(grpc_stream(limited, allowed))) == 1
+    for model in ("ensemble", "ensemble_unary"):
+        assert post(limited, allowed, model).status == 200
 
 
 @pytest.mark.slow

@@ -119,7 +119,7 @@ def parse_cascade_request(fields: Fields, policy: Policy | None = None) -> Casca
             rule=rule,
             # Who names a seed wants the same output again, whatever the server measures meanwhile.
             reproducible="seed" in fields,
-            **_present(fields, "draft_length", "timeout_ms"),
+            **_present(fields, "draft_length", "timeout_ms", "priority"),
         ),
         stream=bool(_scalar(fields, "stream", False)),
         return_token_sources=bool(_scalar(fields, "return_token_sources", False)),

@@ -10,6 +10,7 @@ All of it may be left out::
     default_rule: token_v3:alpha=0.3    # of a request that names none; left out: the engine's
     max_tokens: 512
     max_draft_length: 4
+    max_priority: 0.5
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spec_cascade.decoding.request import DEFAULT_PRIORITY
 from spec_cascade.decoding.sampling import SamplingParams
 from spec_cascade.errors import ConfigError, SpecCascadeError, did_you_mean
 from spec_cascade.rules import DeferralRule, parse_rule
@@ -50,6 +52,7 @@ class Policy:
         max_tokens: Largest of a request; also its default, where that would be larger.
         max_draft_length: Largest that a request may name. The length that the engine picks where a request leaves it
             to the engine is bounded by the engine's own.
+        max_priority: Largest of a request; also its default, where that would be larger.
     """
 
     rules: Mapping[type[DeferralRule], Mapping[str, Range]] | None = None
@@ -57,6 +60,7 @@ class Policy:
     default_rule: DeferralRule | None = None
     max_tokens: int | None = None
     max_draft_length: int | None = None
+    max_priority: float | None = None
 
     def bounded(self, fields: Fields) -> Fields:
         """The fields of a request, with the default that holds here.
@@ -64,13 +68,21 @@ class Policy:
         Raises:
             ConfigError: A number is larger than this server allows.
         """
-        for name, most in (("max_tokens", self.max_tokens), ("draft_length", self.max_draft_length)):
-            value = fields.get(name)
-            if most is not None and isinstance(value, int) and value > most:
+        limits = (
+            ("max_tokens", self.max_tokens, SamplingParams().max_tokens),
+            ("draft_length", self.max_draft_length, None),
+            ("priority", self.max_priority, DEFAULT_PRIORITY),
+        )
+        bounded = dict(fields)
+        for name, most, default in limits:
+            value = fields.get(name, default)
+            if most is None or not isinstance(value, (int, float)) or value <= most:
+                continue
+            # As FP32 a number may be a little more than it was.
+            if name in fields and not math.isclose(value, most, rel_tol=1e-6):
                 raise ConfigError(name, value, f"at most {most} {_BY_POLICY}")
-        if self.max_tokens is None or "max_tokens" in fields:
-            return fields
-        return {**fields, "max_tokens": min(self.max_tokens, SamplingParams().max_tokens)}
+            bounded[name] = most
+        return bounded
 
     def rule(self, named: DeferralRule | None) -> DeferralRule | None:
         """The rule of a request that names this one, or none.
@@ -167,12 +179,18 @@ def _policy(data: object) -> Policy:
         default_rule=None if rule is None else parse_rule(rule),
         max_tokens=_count(data, "max_tokens", 1),
         max_draft_length=_count(data, "max_draft_length", 0),
+        max_priority=_share(data, "max_priority"),
     )
 
 
 def _count(data: Mapping[str, Any], name: str, least: int) -> int | None:
     value = data.get(name)
     return None if value is None else int(Number(least, math.inf, whole=True).read(name, value))
+
+
+def _share(data: Mapping[str, Any], name: str) -> float | None:
+    value = data.get(name)
+    return None if value is None else float(Number(0, 1).read(name, value))
 
 
 def _rules(data: object) -> dict[type[DeferralRule], dict[str, Range]]:

@@ -16,6 +16,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from spec_cascade.decoding.request import DEFAULT_PRIORITY
+
 BOOL = "TYPE_BOOL"
 INT32 = "TYPE_INT32"
 UINT64 = "TYPE_UINT64"
@@ -206,6 +208,13 @@ GENERATION_INPUTS = (
         "Milliseconds after which the request ends with what it has.",
         default="none",
         allowed=">= 1",
+    ),
+    _input(
+        "priority",
+        FP32,
+        "Of the requests that wait, the one with the highest gets the next free slot; equal ones in their order.",
+        default=str(DEFAULT_PRIORITY),
+        allowed="[0, 1]",
     ),
     _unsupported("length_penalty", FP32, "Preference of beam search.", 0.0, 1.0),
     _unsupported("beam_width", INT32, "Beams.", 1),

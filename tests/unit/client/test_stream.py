@@ -110,6 +110,7 @@ def test_options_travel_as_named_tensors_and_the_rest_is_left_to_the_server(serv
         rule="opt:alpha=0.5", draft_length=3, max_tokens=7, temperature=0.5, top_k=9, top_p=0.75, min_p=0.125,
         seed=2**64 - 1, stop=("\n\n", "字"), ignore_eos=True, min_tokens=2, repetition_penalty=1.25,
         presence_penalty=-0.5, frequency_penalty=0.5, bad_words=("ü",), log_probs=True, timeout_ms=900,
+        priority=0.25,
     )  # fmt: skip
     with connect(record.url) as client:
         client.chat(CHAT, options)
@@ -132,6 +133,7 @@ def test_options_travel_as_named_tensors_and_the_rest_is_left_to_the_server(serv
         "bad_words": ["ü"],
         "return_log_probs": [True],
         "timeout_ms": [900],
+        "priority": [0.25],
         "stop_words": ["\n\n", "字"],
         "ignore_eos": [True],
         "return_token_sources": [True],

@@ -23,7 +23,7 @@ INPUTS = {field.name: field for field in wire.ENSEMBLE_INPUTS}
 OUTPUTS = {field.name: field for field in wire.ENSEMBLE_OUTPUTS}
 EVERYTHING = Options(
     rule="strict", draft_length=1, max_tokens=1, temperature=1, top_k=1, top_p=1, min_p=0, seed=1, stop=("a", "b"),
-    ignore_eos=True, token_sources=True, log_probs=True, timeout_ms=1, bad_words=("c",), min_tokens=1,
+    ignore_eos=True, token_sources=True, log_probs=True, timeout_ms=1, priority=0.25, bad_words=("c",), min_tokens=1,
     repetition_penalty=1.5, presence_penalty=1, frequency_penalty=1,
 )  # fmt: skip
 

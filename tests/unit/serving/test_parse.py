@@ -54,6 +54,7 @@ def test_what_is_left_out_takes_its_default() -> None:
     assert (sampling.stop_strings, sampling.bad_words) == ((), ())
     assert (sampling.ignore_eos, sampling.log_probs) == (False, False)
     assert parsed.generation.timeout_ms is None
+    assert parsed.generation.priority == float(defaults["priority"])
 
 
 def test_every_value_arrives() -> None:
@@ -62,6 +63,7 @@ def test_every_value_arrives() -> None:
         ignore_eos=True, deferral_rule="token_v3:alpha=0.5", draft_length=2, stream=True, return_token_sources=True,
         prompt_text="hi", request_token="t", repetition_penalty=1.25, presence_penalty=-0.5, frequency_penalty=0.75,
         bad_words=["b", "", "ü"], min_tokens=6, return_log_probs=True, timeout_ms=1500,
+        priority=0.75,
     )  # fmt: skip
     sampling = parsed.generation.sampling
     assert (sampling.max_tokens, sampling.temperature, sampling.top_k, sampling.top_p) == (7, 0.5, 3, 0.25)
@@ -72,7 +74,7 @@ def test_every_value_arrives() -> None:
     assert (parsed.prompt_text, parsed.request_token) == ("hi", "t")
     assert (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) == (1.25, -0.5, 0.75)
     assert (sampling.bad_words, sampling.min_tokens, sampling.log_probs) == (("b", "ü"), 6, True)
-    assert parsed.generation.timeout_ms == 1500
+    assert (parsed.generation.timeout_ms, parsed.generation.priority) == (1500, 0.75)
 
 
 def test_a_seed_that_is_left_out_is_random() -> None:
@@ -200,6 +202,7 @@ def test_a_value_that_is_not_allowed_is_an_error_that_names_its_field(values: di
         ({"beam_width": 4}, "beam_width = 4 .*does not implement"),
         ({"min_tokens": 200}, r"min_tokens = 200 .*\[0, 128\], at most max_tokens"),
         ({"timeout_ms": 0.5}, r"timeout_ms = 0\.5 .*INT32"),
+        ({"priority": 1.5}, r"priority = 1\.5 .*\[0, 1\]"),
     ],
 )
 def test_a_parameter_that_does_not_fit_is_an_error_that_names_it(parameters: dict[str, Any], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ rules:
 default_rule: token_v3:alpha=0.25
 max_tokens: 64
 max_draft_length: 3
+max_priority: 0.3
 """
 
 
@@ -99,6 +101,7 @@ NAMED = "all_of, chow, divergence, schedule, strict, strict_prefix, token_v3"
         ({"deferral_rule": "strict_prefix(token_v3:alpha=0.9):strict_prefix_tokens=9"}, r"token_v3\.alpha = 0\.9"),
         ({"max_tokens": 65}, "max_tokens = 65 is not allowed: must be at most 64 by this server's policy"),
         ({"draft_length": 4}, "draft_length = 4 is not allowed: must be at most 3 by this server's policy"),
+        ({"priority": 0.31}, "priority = 0.31 is not allowed: must be at most 0.3 by this server's policy"),
     ],
 )
 def test_what_is_not_allowed_is_refused_by_name(policy: Policy, fields: dict[str, Any], message: str) -> None:
@@ -112,6 +115,13 @@ def test_what_a_request_leaves_out_fits_the_policy(policy: Policy) -> None:
     assert ask(Policy(max_tokens=1000)).generation.sampling.max_tokens == 128
     assert ask(Policy(max_tokens=1000)).generation.rule is None
     assert ask(policy, draft_length=-1).generation.draft_length == -1
+    assert (request.priority, ask(Policy(max_priority=0.9)).generation.priority) == (0.3, 0.5)
+
+
+def test_the_highest_priority_may_be_asked_for_in_32_bits_too(policy: Policy) -> None:
+    (rounded,) = struct.unpack("<f", struct.pack("<f", 0.3))
+    assert rounded > 0.3
+    assert ask(policy, priority=rounded).generation.priority == 0.3
 
 
 LOSSLESS = ["strict", "target_only", "schedule(0=strict, 4=target_only)", "phase(strict):start=1,end=2"]
