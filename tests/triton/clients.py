@@ -28,6 +28,7 @@ TYPES = {
     "temperature": "FP32",
     "repetition_penalty": "FP32",
     "presence_penalty": "FP32",
+    "priority": "FP32",
     "frequency_penalty": "FP32",
     "seed": "UINT64",
     "stream": "BOOL",

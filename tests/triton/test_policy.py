@@ -51,7 +51,7 @@ def test_what_is_left_out_is_the_policys_and_the_answer_says_what_ran(limited: T
         ({"deferral_rule": "schedule(0=strict, 4=drafter_only)"}, "deferral_rule = 'drafter_only' .*policy"),
         ({"max_tokens": 13}, "max_tokens = 13 .*at most 12 by this server's policy"),
         ({"draft_length": 3}, "draft_length = 3 .*at most 2 by this server's policy"),
-        ({"priority": 0.7}, "priority = 0.[67].* .*at most 0.6 by this server's policy"),
+        ({"priority": 0.7}, "priority = .*at most 0.6 by this server's policy"),
     ],
 )
 def test_what_is_not_allowed_is_an_invalid_argument_that_names_the_field(
