@@ -117,6 +117,9 @@ class LiveRequests:
         # One more than can live: a finished request may still be leaving its thread.
         threads = limits.max_batch_size + limits.max_queue_size + 1
         self._forwarders = ThreadPoolExecutor(threads, thread_name_prefix="spec-cascade-forward")
+        # By this thread, and nothing else changes before the first request: no other thread has anything to tell a
+        # server that is still loading the model.
+        self._publish()
         self._watch = Thread(target=self._look_after, name="spec-cascade-watch", daemon=True)
         self._watch.start()
 

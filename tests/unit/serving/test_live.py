@@ -17,7 +17,7 @@ from spec_cascade.errors import ConfigError, EngineError, QueueFullError
 from spec_cascade.rules import parse_rule
 from spec_cascade.serving import metric_families as families
 from spec_cascade.serving.errors import UnavailableError
-from spec_cascade.serving.live import HEARTBEAT_SECONDS, LiveRequests
+from spec_cascade.serving.live import HEARTBEAT_SECONDS, WATCH_SECONDS, LiveRequests
 from spec_cascade.serving.parse import CascadeRequest
 from tests.unit.serving.recording_registry import RecordingRegistry
 from tests.unit.serving.scripted import (
@@ -265,7 +265,18 @@ def test_every_end_of_a_request_is_counted_once() -> None:
         eventually(lambda: registry.of(families.OUTPUT_TOKENS) == emitted)
         eventually(lambda: registry.of(families.RUNNING) == {(): engine.live} == {(): 0})
     assert registry.is_closed
-    assert len(registry.threads) == 1
+    assert len(registry.threads - {threading.get_ident()}) == 1
+
+
+def test_until_there_is_a_request_nobody_but_the_model_itself_tells_the_server_anything() -> None:
+    """The server may still be loading the model."""
+    registry = RecordingRegistry()
+    with serving(registry):
+        told = registry.updates
+        assert registry.of(families.SLOTS) == {(): 4}
+        time.sleep(6 * WATCH_SECONDS)
+        assert registry.updates == told
+    assert registry.threads == {threading.get_ident()}
 
 
 def test_what_is_refused_is_not_counted() -> None:
