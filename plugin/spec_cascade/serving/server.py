@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import signal
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
+
+log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 START_TIMEOUT_SECONDS = 600.0
@@ -55,6 +58,10 @@ resource.setrlimit(resource.RLIMIT_STACK, (wanted, most))
 if os.getppid() == int(parent):
     os.execv(command[0], command)
 """
+
+
+class _AbortedError(LaunchError):
+    """The server aborted before it was ready."""
 
 
 class TritonServer:
@@ -148,12 +155,21 @@ class TritonServer:
         repository = find_model_repository(self._model_repository)
         self._ports = resolve_ports(self._hosts, self._wanted_ports)
         leftovers.remove_stale()
+        deadline = time.monotonic() + timeout
+        try:
+            self._launch(repository, deadline)
+        except _AbortedError as error:
+            # Of some hundred starts on a busy machine, two ended in the Python backend with boost's lock_exception.
+            log.warning("tritonserver aborted while it loaded the models, and is started once more: %s", error)
+            self._launch(repository, deadline)
+
+    def _launch(self, repository: Path, deadline: float) -> None:
         try:
             installation = find_installation(leftovers.make_directory(self._run))
             self._process = self._spawn(installation, repository)
             assert self._process.stdout is not None
             self._log = ServerLog(self._process.stdout, self._log_file, echo=self._echo_log and self._verbose)
-            self._wait_until_ready(time.monotonic() + timeout)
+            self._wait_until_ready(deadline)
             self._log.echo = self._echo_log
         except BaseException:
             self.stop()
@@ -237,8 +253,8 @@ class TritonServer:
     def _wait_until_ready(self, deadline: float) -> None:
         assert self._process is not None
         while not self._is_ready():
-            if self._process.poll() is not None:
-                raise LaunchError(self._failure())
+            if (status := self._process.poll()) is not None:
+                raise (_AbortedError if status == -signal.SIGABRT else LaunchError)(self._failure())
             if time.monotonic() > deadline:
                 raise LaunchError(f"tritonserver did not become ready in time{self._log.tail() if self._log else ''}")
             time.sleep(_POLL_SECONDS)
