@@ -36,6 +36,7 @@ LABELS = {
     DRAFTER_FAILURES: (),
 }
 HISTOGRAMS = (TIME_TO_FIRST_TOKEN, INTER_TOKEN_LATENCY, QUEUE_TIME)
+PERCENTILES = (50, 90, 99)
 GAUGES = (RUNNING, WAITING, SLOTS, KV_USED_TOKENS, KV_MAX_TOKENS, COST_RATIO)
 
 
@@ -79,7 +80,7 @@ class Histogram:
 
     def as_dict(self) -> dict[str, float | None]:
         """Its count and quantiles."""
-        return {"count": self.count, **{f"p{part}": self.quantile(part / 100) for part in (50, 90, 99)}}
+        return {"count": self.count, **{f"p{part}": self.quantile(part / 100) for part in PERCENTILES}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,8 +89,13 @@ class Address:
         """``host:port``, with the brackets of an IPv6 host."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port."""
+        return f"{self.scheme}://{self.target}"
+
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.target}{self.path}"
+        return f"{self.origin}{self.path}"
 
 
 def _is_plain(host: str, path: str) -> bool:

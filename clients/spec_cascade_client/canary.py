@@ -11,21 +11,21 @@ import argparse
 import json
 import sys
 import time
-from http.client import HTTPException
+from functools import partial
 from threading import Thread
-from typing import TYPE_CHECKING, Any
-from urllib.error import HTTPError
-from urllib.parse import quote
-from urllib.request import HTTPSHandler, OpenerDirector, ProxyHandler, Request, build_opener
+from typing import TYPE_CHECKING
 
 from spec_cascade_client.access import KEY_VARIABLE, read_access
 from spec_cascade_client.address import Address, Tls
 from spec_cascade_client.base import all_headers
-from spec_cascade_client.errors import ClientError, InvalidRequestError, NoConnectionError, ServerError, from_server
-from spec_cascade_client.http_wire import ssl_context
+from spec_cascade_client.errors import BusyError, ClientError, InvalidRequestError, ServerError
+from spec_cascade_client.exchange import exchange
+from spec_cascade_client.http_wire import path, read_outputs, refusal, ssl_context
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from spec_cascade_client.exchange import Reply
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_DEADLINE = 10.0
@@ -64,19 +64,25 @@ def canary(
         InvalidRequestError: An argument is not allowed.
     """
     address = Address.parse(url)
-    if not address.scheme.startswith("http"):
+    if address.is_grpc:
         raise InvalidRequestError(f"url = {url!r}: the canary asks over http:// or https://")
     if not 0 < deadline <= _LONGEST:
         raise InvalidRequestError(f"deadline = {deadline!r}: must be seconds in (0, {_LONGEST:g}]")
-    # A probe asks this very server, whatever proxy the environment names.
-    encryption = [HTTPSHandler(context=ssl_context(tls or Tls()))] if address.encrypted else []
-    opener = build_opener(ProxyHandler({}), *encryption)
-    request = _request(address, model, deadline, all_headers(address, headers, restricted_key))
+    # The server sees no client leave before its answer begins: the request ends itself.
+    asked = {"text_input": "canary", "max_tokens": 1, "temperature": 0, "timeout_ms": max(1, int(deadline * 1000))}
+    ask = partial(
+        exchange,
+        f"{address.origin}{path(address, model, stream=False)}",
+        server=str(address),
+        timeout=deadline,
+        body=json.dumps(asked).encode(),
+        headers={**all_headers(address, headers, restricted_key), "Content-Type": "application/json"},
+        context=ssl_context(tls or Tls()) if address.encrypted else None,
+    )
     start = time.monotonic()
     outcome: list[str | Exception] = []
     # On a thread: the timeouts of sockets bound each step, and a name that is looked up not at all.
-    asked = (address, opener, request, deadline, outcome)
-    asker = Thread(target=_ask, args=asked, name="spec-cascade-canary", daemon=True)
+    asker = Thread(target=_report, args=(ask, outcome), name="spec-cascade-canary", daemon=True)
     asker.start()
     asker.join(deadline)
     if not outcome:
@@ -113,48 +119,26 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _request(address: Address, model: str, deadline: float, headers: Mapping[str, str]) -> Request:
-    # The server sees no client leave before its answer begins: the request ends itself.
-    asked = {"text_input": "canary", "max_tokens": 1, "temperature": 0, "timeout_ms": max(1, int(deadline * 1000))}
-    url = f"{address}/v2/models/{quote(model, safe='')}/generate"
-    return Request(url, json.dumps(asked).encode(), {**headers, "Content-Type": "application/json"})
-
-
-def _ask(
-    address: Address, opener: OpenerDirector, request: Request, deadline: float, outcome: list[str | Exception]
-) -> None:
+def _report(ask: Callable[[], Reply], outcome: list[str | Exception]) -> None:
     try:
-        outcome.append(_answer(address, opener, request, deadline))
+        outcome.append(_answer(ask()))
     except Exception as error:  # whatever it is, it belongs to whoever waits for the outcome
         outcome.append(error)
 
 
-def _answer(address: Address, opener: OpenerDirector, request: Request, deadline: float) -> str:
+def _answer(reply: Reply) -> str:
     try:
-        with opener.open(request, timeout=deadline) as reply:
-            fields = _fields(reply.read())
-    except HTTPError as error:
-        fields = _fields(error.read())
-        fields.setdefault("error", f"the server answered with HTTP status {error.code}")
-    except (OSError, HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        raise NoConnectionError(str(address), getattr(reason, "strerror", None) or str(reason)) from error
-    if "error" in fields:
-        refusal = from_server(fields["error"])
-        if str(refusal).startswith(_FULL):
+        if reply.status != 200:
+            raise refusal(reply.status, reply.body)
+        outputs = read_outputs(reply.body)
+    except BusyError as error:
+        if str(error).startswith(_FULL):
             return "busy, too many requests wait: answered"
-        raise refusal
-    if fields.get("finish_reason") not in ("stop", "length"):
-        raise ServerError(f"the answer ended with finish_reason = {fields.get('finish_reason')!r}")
+        raise
+    (reason,) = outputs.get("finish_reason") or [None]
+    if reason not in ("stop", "length"):
+        raise ServerError(f"the answer ended with finish_reason = {reason!r}")
     return "ok: a token"
-
-
-def _fields(body: bytes) -> dict[str, Any]:
-    try:
-        fields = json.loads(body)
-    except ValueError:
-        fields = None
-    return fields if isinstance(fields, dict) else {"error": "the server sent a response that is not a JSON object"}
 
 
 if __name__ == "__main__":

@@ -83,19 +83,16 @@ class Chat:
     def _ask(self, question: str) -> None:
         self._history.ask(question)
         num_turns = self._history.num_turns
-        printer, text = TokenPrinter(self._out), ""
+        text = ""
         try:
-            with self._client.stream(self._history, self._options) as stream:
+            with TokenPrinter(self._out) as printer, self._client.stream(self._history, self._options) as stream:
                 for chunk in stream:
                     text += chunk.text
                     printer.write(chunk.pieces)
             self._last = stream.result()
-            printer.end()
         except KeyboardInterrupt:
-            printer.end()
             self._note("stopped")
         except ClientError as error:
-            printer.end()
             self._note(f"spec-cascade: {error}")
             self._history.retract()
             return

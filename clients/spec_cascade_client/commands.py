@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,7 @@ from spec_cascade_client.scrape import METRICS_PORT
 from spec_cascade_client.stats import show
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console
 
@@ -110,19 +111,13 @@ def generate(
     )
     request: str | Sequence[Message] = prompt if raw else [{"role": "user", "content": prompt}]
     out, notes = make_console(color=color), make_console(color=color, stderr=True)
-    try:
+    with _told("; is the server running? start one with: spec-cascade serve ENGINE_DIR"):
         access = read_access(header or (), ca_file=ca_file, certificate_file=certificate_file, key_file=key_file)
         with Client(url, idle_timeout=idle_timeout, **access) as client:
             if as_json:
                 typer.echo(json.dumps(_as_dict(client.stream(request, options).result()), ensure_ascii=False))
             else:
                 _stream(client, request, options, out, notes)
-    except ClientError as error:
-        hint = "; is the server running? start one with: spec-cascade serve ENGINE_DIR"
-        typer.echo(f"spec-cascade: {error}{hint if isinstance(error, NoConnectionError) else ''}", err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
 
 
 def canary_command(
@@ -135,12 +130,9 @@ def canary_command(
     key_file: KeyFile = None,
 ) -> None:
     """Have a running server make one token: exit status 0 if it does, 1 if not, fit for a Kubernetes probe."""
-    try:
+    with _told():
         access = read_access(header or (), ca_file=ca_file, certificate_file=certificate_file, key_file=key_file)
         line = canary(url, model=model, deadline=deadline, **access)
-    except ClientError as error:
-        typer.echo(f"spec-cascade: {error}", err=True)
-        raise typer.Exit(1) from None
     typer.echo(line)
 
 
@@ -170,15 +162,10 @@ def chat(
         seed=seed,
     )
     out, notes = make_console(color=color), make_console(color=color, stderr=True)
-    try:
+    with _told():
         access = read_access(header or (), ca_file=ca_file, certificate_file=certificate_file, key_file=key_file)
         with Client(url, idle_timeout=idle_timeout, **access) as client:
             Chat(client, options, system, out, notes).run()
-    except ClientError as error:
-        typer.echo(f"spec-cascade: {error}", err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
 
 
 def stats(
@@ -188,10 +175,17 @@ def stats(
     as_json: Annotated[bool, typer.Option("--json", help="Print each look as one line of JSON.")] = False,
 ) -> None:
     """Watch what a running server does: rates, acceptance by rule, latencies, queue, slots."""
-    try:
+    with _told():
         show(url, make_console(), every=every, once=once, as_json=as_json)
+
+
+@contextmanager
+def _told(unconnected: str = "") -> Iterator[None]:
+    """End the command with one line on what went wrong; ``unconnected`` is added where nobody answers."""
+    try:
+        yield
     except ClientError as error:
-        typer.echo(f"spec-cascade: {error}", err=True)
+        typer.echo(f"spec-cascade: {error}{unconnected if isinstance(error, NoConnectionError) else ''}", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
@@ -199,13 +193,9 @@ def stats(
 
 def _stream(client: Client, request: str | Sequence[Message], options: Options, out: Console, notes: Console) -> None:
     """Print the answer on standard output and what there is to say about it on standard error."""
-    printer = TokenPrinter(out)
-    try:
-        with client.stream(request, options) as stream:
-            for chunk in stream:
-                printer.write(chunk.pieces)
-    finally:
-        printer.end()
+    with TokenPrinter(out) as printer, client.stream(request, options) as stream:
+        for chunk in stream:
+            printer.write(chunk.pieces)
     if is_colored(out):
         notes.print(printer.legend(), soft_wrap=True)
     notes.print(summary(stream.result()), style="dim", soft_wrap=True)

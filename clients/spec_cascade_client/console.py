@@ -12,6 +12,8 @@ from spec_cascade_client.results import TokenSource
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from typing_extensions import Self
+
     from spec_cascade_client.results import Chunk, Piece, Result
 
 STYLES = {
@@ -55,7 +57,7 @@ def is_colored(console: Console) -> bool:
 
 
 class TokenPrinter:
-    """Prints pieces of text as they arrive."""
+    """Prints pieces of text as they arrive; as a context, it finishes the line at the end."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -63,6 +65,15 @@ class TokenPrinter:
         self._seen: set[TokenSource] = set()
         self._style = ""
         self._line_open = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Finish the line."""
+        if self._line_open:
+            self._console.file.write("\n")
+            self._console.file.flush()
 
     def write(self, pieces: Iterable[Piece]) -> None:
         """Print without a line break after; text that no token owns keeps the colour before it."""
@@ -78,13 +89,6 @@ class TokenPrinter:
                 self._console.file.write(text)
             self._line_open = not text.endswith("\n")
         self._console.file.flush()
-
-    def end(self) -> None:
-        """Finish the line."""
-        if self._line_open:
-            self._console.file.write("\n")
-            self._console.file.flush()
-        self._line_open = False
 
     def legend(self) -> Text:
         """What the colours printed so far mean."""

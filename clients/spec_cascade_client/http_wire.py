@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from spec_cascade_client.wire import Outputs
 
 
-def path(address: Address, model: str, request: Request) -> str:
+def path(address: Address, model: str, *, stream: bool) -> str:
     """Where a request goes: ``generate`` gives one response, ``generate_stream`` server-sent events."""
-    return f"{address.path}/v2/models/{quote(model, safe='')}/generate{'_stream' if request.stream else ''}"
+    return f"{address.path}/v2/models/{quote(model, safe='')}/generate{'_stream' if stream else ''}"
 
 
 def headers(more: Mapping[str, str], request: Request) -> dict[str, str]:

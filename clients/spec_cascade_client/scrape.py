@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
-from http.client import HTTPException
 from typing import TYPE_CHECKING
-from urllib.error import HTTPError
-from urllib.request import ProxyHandler, build_opener
 
 from spec_cascade_client.address import Address
-from spec_cascade_client.errors import InvalidRequestError, NoConnectionError, ServerError
+from spec_cascade_client.errors import InvalidRequestError, ServerError
+from spec_cascade_client.exchange import exchange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -87,18 +85,12 @@ def fetch(url: str) -> Scrape:
     if address.is_grpc:
         raise InvalidRequestError(f"url = {url!r}: metrics are asked for over http:// or https://")
     place = f"{address}{'' if address.path else '/metrics'}"
-    try:
-        # Where the server is nobody but its user knows: no proxy of the environment is asked.
-        with build_opener(ProxyHandler({})).open(place, timeout=_TIMEOUT) as reply:
-            text = reply.read().decode(errors="replace")
-    except HTTPError as error:
+    reply = exchange(place, server=place, timeout=_TIMEOUT)
+    if reply.status != 200:
         hint = f"metrics have a port of their own, by default {METRICS_PORT}"
-        raise ServerError(f"{place} answered with HTTP status {error.code}: {hint}") from error
-    except (OSError, HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        raise NoConnectionError(place, getattr(reason, "strerror", None) or str(reason)) from error
+        raise ServerError(f"{place} answered with HTTP status {reply.status}: {hint}")
     try:
-        scrape = Scrape.parse(text)
+        scrape = Scrape.parse(reply.body.decode(errors="replace"))
     except ServerError as error:
         raise ServerError(f"{place} is no metrics endpoint: {error}") from error
     if not any(name.startswith(OURS) for name in scrape.samples):

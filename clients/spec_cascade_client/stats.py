@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 NOTHING = "-"
-PERCENTILES = (50, 90, 99)
 TIMES = {
     "time to first token": activity.TIME_TO_FIRST_TOKEN,
     "between tokens": activity.INTER_TOKEN_LATENCY,
@@ -109,7 +108,7 @@ def _rows(period: Counts, total: Counts) -> Iterator[tuple[str, str]]:
         yield f"  {rule}", f"{_percent(rate)} of {requests} requests"
     yield "drafter failures", str(period.total(activity.DRAFTER_FAILURES))
     for title, name in TIMES.items():
-        quantiles = [period.histograms[name].quantile(part / 100) for part in PERCENTILES]
+        quantiles = [period.histograms[name].quantile(part / 100) for part in activity.PERCENTILES]
         yield f"{title}, p50 p90 p99", "  ".join(_time(seconds) for seconds in quantiles)
 
 

@@ -31,6 +31,7 @@ class AsyncGrpcTransport:
         self._metadata = grpc_wire.metadata(headers)
         self._credentials = grpc_wire.credentials(tls) if address.encrypted else None
         self._channel: Any = None
+        self._stub: Any = None
         self._pumps: WeakSet[Pump[Any]] = WeakSet()
         self._closed = False
 
@@ -40,8 +41,8 @@ class AsyncGrpcTransport:
             raise UnavailableError("the client is closed")
         if self._channel is None:
             self._channel = self._open()
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        call = stub.ModelStreamInfer(iter([grpc_wire.message(self._model, request)]), metadata=self._metadata)
+            self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        call = self._stub.ModelStreamInfer(iter([grpc_wire.message(self._model, request)]), metadata=self._metadata)
         pump: Pump[Any] = Pump(call, request.clock, call.cancel)
         self._pumps.add(pump)
         return AsyncGrpcResponses(self._address, pump)

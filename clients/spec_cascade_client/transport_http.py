@@ -48,7 +48,7 @@ class HttpTransport:
 
     def send(self, request: Request) -> HttpResponses:
         """See `Transport.send`."""
-        path = http_wire.path(self._address, self._model, request)
+        path = http_wire.path(self._address, self._model, stream=request.stream)
         headers = http_wire.headers(self._headers, request)
         body = http_wire.body(request)
         connection = self._connect(request.clock)

@@ -58,8 +58,9 @@ class AsyncHttpTransport:
 
     async def _bodies(self, session: aiohttp.ClientSession, request: Request) -> AsyncIterator[bytes]:
         """Send a request; the bodies of its responses."""
+        path = http_wire.path(self._address, self._model, stream=request.stream)
         reply = await session.post(
-            f"{self._address.scheme}://{self._address.target}{http_wire.path(self._address, self._model, request)}",
+            f"{self._address.origin}{path}",
             data=http_wire.body(request),
             headers=http_wire.headers(self._headers, request),
             allow_redirects=False,

@@ -17,13 +17,11 @@ if TYPE_CHECKING:
 
 def show_answer(url: str, messages: Sequence[Message], options: Options, console: Console) -> None:
     """Ask the server at ``url`` and print the answer while it arrives, then what it took."""
-    printer = TokenPrinter(console)
-    with Client(url) as client, client.stream(messages, options) as stream:
+    with Client(url) as client, TokenPrinter(console) as printer, client.stream(messages, options) as stream:
         chunks = []
         for chunk in stream:
             chunks.append(chunk)
             printer.write(chunk.pieces)
-        printer.end()
     if not is_colored(console):
         console.print(f"written by: {rounds(chunks)}", soft_wrap=True)
     console.print(summary(stream.result()), style="dim")
