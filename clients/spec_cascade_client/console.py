@@ -12,8 +12,6 @@ from spec_cascade_client.results import TokenSource
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from typing_extensions import Self
-
     from spec_cascade_client.results import Chunk, Piece, Result
 
 STYLES = {
@@ -66,7 +64,7 @@ class TokenPrinter:
         self._style = ""
         self._line_open = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> TokenPrinter:
         return self
 
     def __exit__(self, *_: object) -> None:
