@@ -169,6 +169,19 @@ def add_log_probs(scored: Scored, blocks: Seq[Block], *, vocab_size: int) -> Non
             block.log_probs.extend(to_host(rows.gather(-1, tokens).squeeze(-1)).tolist())
 
 
+def count(sequence: Sequence, block: Block, sources: list[TokenSource]) -> None:
+    """Count the tokens of a block that were kept after the stop conditions, and nothing else."""
+    counts = sequence.statistics
+    counts.num_target_calls += 1
+    counts.num_output_tokens += len(sources)
+    counts.num_residual_tokens += sources.count(TokenSource.RESIDUAL)
+    counts.num_bonus_tokens += sources.count(TokenSource.BONUS)
+    counts.num_deferrals += sum(block.deferred[: len(sources)])
+    if block.drafted:
+        counts.verifier = block.verifier
+        counts.record_step(drafted=block.drafted, accepted=sources.count(TokenSource.DRAFTER))
+
+
 def padded(logits: Tensor, rows: list[int]) -> Tensor:
     """Rows of ragged lengths as ``[B, longest, V]``; a short sequence's last row fills its tail and is not read."""
     if not rows:

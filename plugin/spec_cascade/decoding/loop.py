@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from spec_cascade.decoding.judging import Scored, add_log_probs, judge, padded, shape
+from spec_cascade.decoding.judging import Scored, add_log_probs, count, judge, padded, shape
 from spec_cascade.decoding.models import Feed, Proposal
 from spec_cascade.decoding.request import FinishReason, TokenSource
 from spec_cascade.decoding.statistics import EngineStatistics
@@ -205,7 +205,7 @@ class DecodingLoop:
         if self.drafter is not None:
             self.drafter.truncate(sequence.slot, len(sequence.token_ids) - 1)
         sources, log_probs = block.sources[: len(kept)], block.log_probs[: len(kept)]
-        _count(sequence, block, sources)
+        count(sequence, block, sources)
         if block.drafted:
             self.policy.observe(sequence, block.drafted, block.accepted)
         if reason is None:
@@ -280,16 +280,3 @@ class DecodingLoop:
         with self._statistics_lock:
             self._statistics = EngineStatistics()
             self._verify_seconds.clear()
-
-
-def _count(sequence: Sequence, block: Block, sources: list[TokenSource]) -> None:
-    """Count the tokens of a block that were kept after the stop conditions, and nothing else."""
-    counts = sequence.statistics
-    counts.num_target_calls += 1
-    counts.num_output_tokens += len(sources)
-    counts.num_residual_tokens += sources.count(TokenSource.RESIDUAL)
-    counts.num_bonus_tokens += sources.count(TokenSource.BONUS)
-    counts.num_deferrals += sum(block.deferred[: len(sources)])
-    if block.drafted:
-        counts.verifier = block.verifier
-        counts.record_step(drafted=block.drafted, accepted=sources.count(TokenSource.DRAFTER))

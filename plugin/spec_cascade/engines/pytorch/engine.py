@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from threading import Lock, Thread
 from typing import TYPE_CHECKING
 
@@ -11,13 +10,11 @@ from spec_cascade.decoding.loop import DecodingLoop
 from spec_cascade.decoding.policy import DraftPolicy, PolicySettings
 from spec_cascade.decoding.request import AUTO, FinishReason
 from spec_cascade.decoding.scheduler import Scheduler
-from spec_cascade.decoding.sequence import Sequence
-from spec_cascade.decoding.shaping import Shaping
-from spec_cascade.decoding.statistics import EngineStatistics, KvUse, RequestStatistics
+from spec_cascade.decoding.statistics import EngineStatistics, KvUse
 from spec_cascade.decoding.warm_up import warm_up
+from spec_cascade.engines.admission import Admission
 from spec_cascade.engines.pytorch.workers import release_workers
-from spec_cascade.errors import ConfigError, EngineError
-from spec_cascade.rules import check_draft_mode, with_default_guards
+from spec_cascade.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -26,9 +23,9 @@ if TYPE_CHECKING:
 
     from spec_cascade.decoding.models import Drafter, LanguageModel
     from spec_cascade.decoding.request import GenerationRequest, RoundOutput
+    from spec_cascade.decoding.sequence import Sequence
     from spec_cascade.decoding.stop import StopConditions
     from spec_cascade.engines.protocol import EngineLimits
-    from spec_cascade.rules import DeferralRule
 
 log = logging.getLogger(__name__)
 
@@ -86,10 +83,7 @@ class PytorchEngine:
         bad_word_ids: Callable[[str], Iterable[tuple[int, ...]]] | None = None,
     ) -> None:
         self._limits = limits
-        self._drafts = None if drafter is None else drafter.drafts
-        self._stop = stop
-        self._bad_word_ids = bad_word_ids
-        self._check_meaning(limits.default_rule)
+        self._admission = Admission(limits, stop, None if drafter is None else drafter.drafts, bad_word_ids)
         self._scheduler = Scheduler(max_batch_size=limits.max_batch_size, max_queue_size=limits.max_queue_size)
         self._loop = DecodingLoop(
             target,
@@ -119,10 +113,7 @@ class PytorchEngine:
 
     def submit(self, request: GenerationRequest) -> PytorchGeneration:
         """Queue a request; see `engines.protocol.Engine.submit`."""
-        self._check(request)
-        rule = with_default_guards(request.rule or self._limits.default_rule)
-        self._check_meaning(rule)
-        sequence = self._sequence(request, rule)
+        sequence = self._admission.admit(request)
         with self._lock:
             if self._closing:
                 raise EngineError("the engine is closed")
@@ -154,54 +145,6 @@ class PytorchEngine:
             num_blocks=slots,
             num_tokens=sum(self._loop.target.length(slot) for slot in range(slots)),
         )
-
-    def _sequence(self, request: GenerationRequest, rule: DeferralRule) -> Sequence:
-        chosen = self._limits.default_draft_length if request.draft_length is None else request.draft_length
-        draft_length = 0 if self._drafts is None else chosen
-        sampling = request.sampling
-        return Sequence(
-            request=request,
-            rule=rule,
-            draft_length=draft_length,
-            token_ids=list(request.prompt_ids),
-            shaping=Shaping.of(
-                sampling,
-                request.prompt_ids,
-                bad_word_ids=self._banned(sampling.bad_words),
-                end_ids=self._stop.end_ids(sampling),
-            ),
-            deadline=None if request.timeout_ms is None else time.monotonic() + request.timeout_ms / 1000,
-            statistics=RequestStatistics(
-                rule=str(rule),
-                rule_params=rule.parameters,
-                lossy=rule.lossy,
-                num_spec_tokens=draft_length,
-                num_prompt_tokens=len(request.prompt_ids),
-            ),
-        )
-
-    def _banned(self, words: tuple[str, ...]) -> list[tuple[int, ...]]:
-        if not words:
-            return []
-        if self._bad_word_ids is None:
-            raise ConfigError("bad_words", list(words), "left out: this engine has no tokenizer")
-        return [ids for word in words for ids in self._bad_word_ids(word)]
-
-    def _check_meaning(self, rule: DeferralRule) -> None:
-        if self._drafts is not None:
-            one_hot = self._drafts != "sampled"
-            check_draft_mode(rule, argmax_drafts=one_hot, gates_available=self._drafts != "lookup")
-
-    def _check(self, request: GenerationRequest) -> None:
-        limits = self._limits
-        longest = limits.max_seq_len - 1
-        if len(request.prompt_ids) > longest:
-            raise ConfigError("prompt", f"{len(request.prompt_ids)} tokens", f"at most {longest} tokens long")
-        if not all(0 <= token < limits.vocab_size for token in request.prompt_ids):
-            raise ConfigError("prompt", "a token id", f"below the vocabulary size {limits.vocab_size}")
-        if request.draft_length is not None and request.draft_length > limits.max_draft_length:
-            allowed = f"an integer in [0, {limits.max_draft_length}], or {AUTO} for automatic"
-            raise ConfigError("draft_length", request.draft_length, allowed)
 
     def _run(self) -> None:
         while not self._closing:
