@@ -1,0 +1,1 @@
+"""The drafter before 1.2.0rc8."""

@@ -1,0 +1,1 @@
+"""What C++ keeps to itself."""

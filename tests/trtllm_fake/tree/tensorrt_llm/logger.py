@@ -1,0 +1,5 @@
+"""TensorRT-LLM's logger."""
+
+import logging
+
+logger = logging.getLogger("tensorrt_llm")

@@ -1,0 +1,5 @@
+"""Which version is played."""
+
+from tests.trtllm_fake.stage import current
+
+__version__ = current().shape.version
