@@ -23,11 +23,13 @@ _rules = typer.Typer(help="List the deferral rules, or explain one.", invoke_wit
 def register(app: typer.Typer) -> None:
     """Add the plugin's verbs to the command line."""
     from spec_cascade.bench import commands as bench
+    from spec_cascade.engines import commands as engines
     from spec_cascade.serving import commands as serving
 
     app.add_typer(_rules, name="rules")
     serving.register(app)
     bench.register(app)
+    engines.register(app)
 
 
 @_rules.callback()

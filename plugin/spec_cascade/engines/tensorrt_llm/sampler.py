@@ -1,0 +1,299 @@
+"""`CascadeSampler`: TensorRT-LLM's sampler with our verifier in the place of its own.
+
+Importing this module imports tensorrt_llm; nothing else of this package does. A round of the target goes
+
+    sample_async           decides for all requests that are ours, in one call of the verifier, from raw logits;
+                           then lets TensorRT-LLM sample as it would, for everybody else and for its own books
+    update_requests        puts our first tokens in the place of its own, then lets it walk through the requests, asking
+      process_draft_tokens   what stands of a block: the decision is taken from the cache and committed
+      _handle_finish_reasons whether a prompt's first token ends it: its own table speaks of another token
+
+and rounds of the drafter, where TensorRT-LLM drafts step by step, take the same way with one token each.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tensorrt_llm._torch.pyexecutor import sampler as stock
+from tensorrt_llm._torch.pyexecutor.sampler import TorchSampler
+from tensorrt_llm.bindings.executor import FinishReason
+
+from spec_cascade.engines.tensorrt_llm.commit import commit
+from spec_cascade.engines.tensorrt_llm.decision import Decided, Turn, decide
+from spec_cascade.engines.tensorrt_llm.drafts import Drafts
+from spec_cascade.engines.tensorrt_llm.followed import Followed, is_ours, leave, spare
+from spec_cascade.engines.tensorrt_llm.inspection import check_instance
+from spec_cascade.engines.tensorrt_llm.reports import Report
+from spec_cascade.engines.tensorrt_llm.rows import Rows, add_biases, rows_of
+from spec_cascade.errors import ConfigError, EngineError
+from spec_cascade.verify import to_device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from spec_cascade.decoding.judging import Block
+    from spec_cascade.engines.tensorrt_llm.contract import Contract
+    from spec_cascade.engines.tensorrt_llm.settings import SamplerSettings
+
+log = logging.getLogger(__name__)
+
+_BEAM = 0
+_GREEDY = getattr(stock, "GREEDY", None)
+
+
+@dataclass(slots=True)
+class _Decisions:
+    """What was decided in one call of `sample_async`, by ``py_request_id``; a batch is the target's or the drafter's.
+
+    Attributes:
+        decided: Of the target's requests that are ours.
+        drafted: Of the drafter's requests that belong to those.
+    """
+
+    decided: Decided = field(default_factory=Decided)
+    drafted: dict[int, int] = field(default_factory=dict)
+
+    def block(self, request: Any) -> Block | None:
+        """What a request of the target's gets; None where TensorRT-LLM decides."""
+        return None if request.py_is_draft else self.decided.blocks.get(request.py_request_id)
+
+    def drafted_token(self, request: Any) -> int | None:
+        """The next token of a request of the drafter's; None where TensorRT-LLM draws it."""
+        return self.drafted.get(request.py_request_id) if request.py_is_draft else None
+
+    def first_token(self, request: Any) -> int | None:
+        """The token that a prompt gets of us, if any."""
+        block = self.block(request)
+        return self.drafted_token(request) if block is None else block.token_ids[0]
+
+
+class CascadeSampler(TorchSampler):  # type: ignore[misc]  # tensorrt_llm publishes no types
+    """Decides by deferral rules which drafted tokens stand; made from a `TorchSampler` by `adopt`."""
+
+    _settings: SamplerSettings
+    _contract: Contract | None
+    _drafts: Drafts
+    _report: Callable[[list[Report]], None]
+    _reports: list[Report]
+    _current: _Decisions
+
+    @classmethod
+    def adopt(
+        cls,
+        sampler: Any,
+        settings: SamplerSettings,
+        report: Callable[[list[Report]], None] = lambda _: None,
+        *,
+        contract: Contract | None = None,
+    ) -> CascadeSampler:
+        """Turn TensorRT-LLM's sampler into ours, with all the memory that it has taken.
+
+        Args:
+            sampler: A `TorchSampler`, and no subclass of it.
+            settings: What to do.
+            report: Told after every round what became of its requests.
+            contract: What the first request has to have; None takes it on trust.
+        """
+        if type(sampler) is not TorchSampler:
+            raise TypeError(f"{type(sampler).__name__} is not TensorRT-LLM's TorchSampler")
+        sampler.__class__ = cls
+        adopted: CascadeSampler = sampler
+        adopted._settings = settings
+        adopted._report = report
+        adopted._reports = []
+        adopted._contract = contract
+        adopted._drafts = Drafts(settings.vocab_size)
+        adopted._current = _Decisions()
+        return adopted
+
+    def should_provide_draft_probs(self, request: Any) -> bool:
+        """Whether the drafter is to hand on its rows through host memory: ours are taken where they are made."""
+        is_followed = Followed.of(request) is not None
+        return False if is_followed or is_ours(request) else bool(super().should_provide_draft_probs(request))
+
+    @torch.inference_mode()
+    def sample_async(
+        self,
+        scheduled_requests: Any,
+        model_outputs: dict[str, Tensor],
+        num_context_logits_prefix_sum: list[int],
+        resource_manager: Any = None,
+    ) -> Any:
+        """Decide, then sample as TensorRT-LLM does; see the module."""
+        logits, requests = model_outputs["logits"], scheduled_requests.all_requests()
+        decisions = _Decisions()
+        if requests and requests[0].py_is_draft:
+            decisions.drafted = self._drafts.draw(scheduled_requests, logits, num_context_logits_prefix_sum)
+            for request in requests:
+                if request.py_request_id in decisions.drafted:
+                    spare(request, _GREEDY)
+        else:
+            # Before anything else: in the base class a bias or a minimal length changes the rows in place.
+            turns = list(self._turns(scheduled_requests, num_context_logits_prefix_sum))
+            decisions.decided = decide(turns, logits, vocab_size=self._settings.vocab_size)
+            self._drafts.forget()
+        state = super().sample_async(scheduled_requests, model_outputs, num_context_logits_prefix_sum, resource_manager)
+        self._feed_on(requests, decisions.drafted)
+        state.spec_cascade = decisions
+        return state
+
+    @torch.inference_mode()
+    def update_requests(self, state: Any, resource_manager: Any = None) -> None:
+        """Commit what was decided."""
+        decisions: _Decisions = state.spec_cascade
+        if state.sampler_event is not None:
+            state.sampler_event.synchronize()  # the copy to the host would overwrite what is written there now
+        for request in state.scheduled_requests.context_requests:
+            token = decisions.first_token(request)
+            if token is not None:
+                state.host.new_tokens[0, request.py_seq_slot, _BEAM] = token
+        self._current, self._reports = decisions, []
+        if decisions.decided.broken:
+            self._break_off(state.scheduled_requests.all_requests(), decisions.decided.broken)
+        try:
+            super().update_requests(state, resource_manager)
+        finally:
+            self._current = _Decisions()
+            for request in state.scheduled_requests.generation_requests:
+                # Nobody else does: what is not drafted for in the next round would still carry this one's rows.
+                request.py_draft_logits = None
+            if self._reports:
+                self._report(self._reports)
+
+    def process_draft_tokens(
+        self,
+        request: Any,
+        new_tokens_tensor: Tensor,
+        new_tokens_list: list[list[list[int]]],
+        finish_reasons: Any,
+        resource_manager: Any = None,
+    ) -> int:
+        """Commit what stands of a request's block; returns how many of its drafted tokens that were."""
+        drafted = self._current.drafted_token(request)
+        if drafted is not None:
+            request.add_new_token(drafted, _BEAM)
+            self._end_when_full(request)
+            return 0
+        block = self._current.block(request)
+        if block is None:
+            return int(
+                super().process_draft_tokens(
+                    request,
+                    new_tokens_tensor=new_tokens_tensor,
+                    new_tokens_list=new_tokens_list,
+                    finish_reasons=finish_reasons,
+                    resource_manager=resource_manager,
+                )
+            )
+        return self._commit(request, block) - 1
+
+    def _handle_finish_reasons(self, request: Any, *args: Any, **kwargs: Any) -> bool:
+        """Whether a prompt's first token, which has been added, ends the request.
+
+        The base class looks it up in a table that was made for its own sample, and for a request without drafts in the
+        wrong row of that table.
+        """
+        if self._current.drafted_token(request) is not None:
+            return self._end_when_full(request)
+        block = self._current.block(request)
+        if block is None:
+            return bool(super()._handle_finish_reasons(request, *args, **kwargs))
+        self._commit(request, block, already_added=1)
+        return bool(request.is_finished)
+
+    @staticmethod
+    def _apply_embedding_bias(logits: Tensor, requests: Sequence[Any], request_steps: Tensor) -> None:
+        """With drafts the base class adds a bias to rows of others, and for some batches fails for everybody."""
+        add_biases(logits, requests, request_steps.tolist())
+
+    def _turns(self, scheduled: Any, context_rows: Sequence[int]) -> Any:
+        for rows in rows_of(scheduled, context_rows):
+            request = rows.request
+            if request.is_finished or (request.is_context_init_state and not request.is_last_context_chunk):
+                continue
+            followed = self._follow(request)
+            if followed is not None:
+                yield self._turn(rows, followed)
+
+    def _turn(self, rows: Rows, followed: Followed) -> Turn:
+        request, sequence = rows.request, followed.sequence
+        followed.catch_up(request)
+        limit = min(sequence.request.sampling.max_tokens, self.max_seq_len - len(sequence.request.prompt_ids))
+        # The token that follows a block needs a place too.
+        room = min(followed.max_draft_length, limit - sequence.num_emitted - 1)
+        return Turn(followed, rows, self._drafts.take(request, followed, room))
+
+    def _follow(self, request: Any) -> Followed | None:
+        followed = Followed.of(request)
+        if followed is not None:
+            return followed
+        self._check(request)
+        if not is_ours(request):
+            return None
+        try:
+            followed = Followed.begin(request, self._settings)
+        except ConfigError as error:
+            # Its sender's own check has let it through: to raise here would end every other request as well.
+            log.error("request %s is decoded without a rule: %s", request.py_client_id, error)
+            leave(request)
+            return None
+        self._drafts.follow(followed)
+        spare(request, _GREEDY)
+        return followed
+
+    def _check(self, request: Any) -> None:
+        """See on the first request that it has what we read: its class does not show that."""
+        contract, self._contract = self._contract, None
+        if contract is None:
+            return
+        broken = [str(promise) for promise in check_instance(contract, "LlmRequest", request) if promise.need == "must"]
+        if broken:
+            self._contract = contract
+            raise EngineError(f"requests are not as the contract {contract.name} says: {'; '.join(broken)}")
+
+    def _feed_on(self, requests: Sequence[Any], drafted: dict[int, int]) -> None:
+        """Write drafted tokens where the drafter's next forward reads them, behind what the base class wrote there."""
+        places = [(r.py_seq_slot, drafted[r.py_request_id]) for r in requests if r.py_request_id in drafted]
+        if not places:
+            return
+        slots, tokens = to_device(places, torch.long, self.store.new_tokens.device).T
+        self.store.new_tokens[0, slots, _BEAM] = tokens.to(self.store.new_tokens.dtype)
+
+    def _commit(self, request: Any, block: Block, already_added: int = 0) -> int:
+        """Add what stands of a block; returns how many tokens the request has of it."""
+        added = commit(request, block.token_ids, self._ends(request), already_added=already_added)
+        followed = Followed.of(request)
+        assert followed is not None
+        followed.sequence.token_ids += block.token_ids[:added]
+        if followed.tag is not None:
+            self._reports.append(Report(followed.tag, block))
+        return added
+
+    def _ends(self, request: Any) -> Callable[[int], bool]:
+        return lambda token: bool(
+            self._handle_stop_criteria(request, token, max_seq_len=self.max_seq_len, beam_idx=_BEAM)
+        )
+
+    def _end_when_full(self, request: Any) -> bool:
+        """End a drafter's request where its window is full, and never else: a block goes on behind an end token."""
+        if request.get_num_tokens(_BEAM) >= self.max_seq_len:
+            request.finish_by(FinishReason.LENGTH, _BEAM)
+            return True
+        return False
+
+    def _break_off(self, requests: Sequence[Any], broken: dict[int, str]) -> None:
+        """End the requests whose rows make no distribution, before the base class gives them a token."""
+        for request in requests:
+            if request.py_request_id not in broken:
+                continue
+            request.finish_by(FinishReason.CANCELLED, _BEAM)
+            followed = Followed.of(request)
+            assert followed is not None
+            if followed.tag is not None:
+                self._reports.append(Report(followed.tag, None, broken[request.py_request_id]))
