@@ -63,6 +63,18 @@ def build(pair_path: Path, output: Path | None, console: Console, *, force: bool
 
 def build_pair(pair: Pair, pair_path: Path, directory: Path, console: Console, *, force: bool = False) -> BuildResult:
     """As `build`, of a pair that was read from ``pair_path``."""
+    if pair.engine == "tensorrt_llm":
+        from spec_cascade_build.tensorrt_llm.build import build_engine
+
+        found, was_there = build_engine(
+            pair, pair_path, directory, console, lambda key: None if force else _up_to_date(directory, key, console)
+        )
+        return BuildResult(directory, found, up_to_date=was_there)
+    if pair.engine == "tensorrt":
+        from spec_cascade_build.compiled_pair import build_engines
+
+        found, was_there = build_engines(pair, pair_path, directory, console, force=force)
+        return BuildResult(directory, found, up_to_date=was_there)
     versions = library_versions()
     key = _key(pair, pair_path.parent, versions, console)
     if not force and (manifest := _up_to_date(directory, key, console)) is not None:
@@ -86,7 +98,7 @@ def library_versions() -> dict[str, str]:
 
 def _key(pair: Pair, base: Path, versions: dict[str, str], console: Console) -> str:
     """Hash of everything that determines the engine directory; a source counts by its content, not by its place."""
-    content = pair.model_dump(mode="json")
+    content = pair.model_dump(mode="json", exclude={"tensorrt_llm", "tensorrt"})
     content["target"] = fingerprint(pair.target, base, console)
     if pair.drafter is not None and pair.drafter.is_model:
         content["drafter"] = fingerprint(pair.drafter, base, console)

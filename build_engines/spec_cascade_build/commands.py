@@ -30,13 +30,40 @@ def build_command(
         typer.Option(help="The engine directory to write.", show_default="engines/<name of the pair>"),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build even if the directory is up to date.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Only check the pair, without a GPU and without weights; status 1 if it is wrong."
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check, and print every command and file of the build; write nothing.")
+    ] = False,
+    configs: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --check or --dry-run: where ORGANISATION/NAME/config.json of hub models are, for machines "
+            "without a network.",
+            show_default="$SPEC_CASCADE_CONFIGS, else the hub",
+        ),
+    ] = None,
 ) -> None:
     """Build the engine directory of a pair file: target, drafter, tokenizer, manifest."""
     from rich.console import Console
 
+    from spec_cascade_build import checking
     from spec_cascade_build.build import build
+    from spec_cascade_build.errors import BuildError
 
     console = Console(stderr=True)
+    if dry_run:
+        checking.dry_run(pair, output, configs, console, Console())
+        return
+    if check:
+        checking.check(pair, configs, console, Console())
+        return
+    if configs is not None:
+        raise BuildError("--configs goes with --check or --dry-run: a build needs the models themselves")
     start = time.monotonic()
     result = build(pair, output, console, force=force)
     seconds = time.monotonic() - start

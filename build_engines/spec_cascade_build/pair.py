@@ -13,6 +13,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from spec_cascade_build.pair_error import PairError, PairFileError, first_error
 from spec_cascade_build.recipe import MakeRecipe
 from spec_cascade_build.section import Count, Section, refusal
+from spec_cascade_build.tensorrt.section import TensorrtSection
+from spec_cascade_build.tensorrt_llm.rules import check_settings
+from spec_cascade_build.tensorrt_llm.section import TensorrtLlmSection
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,7 +143,9 @@ class Pair(Section):
     """A pair file."""
 
     name: str = Field(pattern=_NAME, description="letters, digits, '.', '_' and '-', starting with a letter or digit")
-    engine: Literal["pytorch"] = Field(default="pytorch", description="'pytorch'")
+    engine: Literal["pytorch", "tensorrt_llm", "tensorrt"] = Field(
+        default="pytorch", description="'pytorch', 'tensorrt_llm' or 'tensorrt'"
+    )
     dtype: Literal["bfloat16", "float32"] = Field(default="bfloat16", description="'bfloat16' or 'float32'")
     compile: bool = Field(default=False, description="true (for this machine's processor; takes minutes) or false")
     int8_drafter: bool = Field(
@@ -151,6 +156,12 @@ class Pair(Section):
         description="{prune: ...}, {make: ...}, {hub: ...}, {path: ...}, {package: ...}, {prompt_lookup: ...} or none"
     )
     defaults: PairDefaults = Field(default=PairDefaults(), description="a mapping of defaults")
+    tensorrt_llm: TensorrtLlmSection | None = Field(
+        default=None, description="a mapping, where engine is 'tensorrt_llm': {gpu: ..., ...}"
+    )
+    tensorrt: TensorrtSection | None = Field(
+        default=None, description="a mapping, where engine is 'tensorrt': {quantise: ..., ...}"
+    )
 
     @property
     def drafter_kind(self) -> Literal["model", "prompt_lookup", "none"]:
@@ -176,6 +187,24 @@ class Pair(Section):
     def _int8_only_of_a_compiled_model(self) -> Pair:
         if self.int8_drafter and not (self.compile and self.drafter_kind == "model"):
             raise refusal("int8_drafter", True, "left out: it needs compile: true and a drafter that is a model")
+        return self
+
+    @model_validator(mode="after")
+    def _sections_of_its_engine(self) -> Pair:
+        for name in ("tensorrt_llm", "tensorrt"):
+            section = getattr(self, name)
+            if section is not None and self.engine != name:
+                raise refusal(name, section.model_dump(exclude_unset=True), f"left out: the engine is {self.engine!r}")
+        for field in ("compile", "int8_drafter"):
+            if getattr(self, field) and self.engine != "pytorch":
+                raise refusal(field, True, f"left out: the engine {self.engine!r} compiles for no processor")
+        if self.engine == "tensorrt_llm":
+            if self.tensorrt_llm is None:
+                raise refusal("tensorrt_llm", None, "a mapping: {gpu: ..., ...}, what the pair is planned for")
+            check_settings(self, self.tensorrt_llm)
+        if self.engine == "tensorrt" and (self.drafter is None or not self.drafter.is_model):
+            written = "none" if self.drafter is None else self.drafter.model_dump(exclude_unset=True)
+            raise refusal("drafter", written, "a model: {hub: ...} or {path: ...}, for its engine is compiled")
         return self
 
     @model_validator(mode="after")

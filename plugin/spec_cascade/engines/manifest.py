@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
+from spec_cascade.engines.model_reference import TensorrtLlmEntry
 from spec_cascade.errors import EngineError, did_you_mean
 from spec_cascade.processor import instruction_sets
 
@@ -27,6 +28,10 @@ SHARED_TENSORS = "shared_tensors.json"
 """Of a drafter that has tensors of the target's: names of its own -> what they are called there."""
 TRIMMED_HEAD = "head.safetensors"
 """Of a drafter that can propose some tokens only: which."""
+LLM_CONFIG = "llm.yaml"
+"""The arguments of TensorRT-LLM's LLM API, of an engine that runs there."""
+AUTOTUNER_CACHE = "autotuner/cache.json"
+"""What `TLLM_AUTOTUNER_CACHE_PATH` names; TensorRT-LLM adds ranks to the name, and writes there, so no hash is kept."""
 _CHUNK = 1 << 22
 
 T = TypeVar("T")
@@ -156,7 +161,7 @@ class Manifest:
     Attributes:
         format: Number of this layout.
         name: The pair's name.
-        engine: Which engine runs it: ``pytorch``.
+        engine: Which engine runs it: ``pytorch`` or ``tensorrt_llm``.
         target: The target.
         drafter: The drafter.
         compiled: The compiled models; None where there are none.
@@ -165,6 +170,7 @@ class Manifest:
         files: Content of every file, by POSIX path relative to the directory.
         versions: Versions of the libraries that made it.
         key: Hash of everything that determined the build; two builds with one key are the same.
+        tensorrt_llm: What TensorRT-LLM runs; None for other engines.
     """
 
     format: int
@@ -178,6 +184,7 @@ class Manifest:
     files: dict[str, FileEntry]
     versions: dict[str, str]
     key: str
+    tensorrt_llm: TensorrtLlmEntry | None = None
 
     @classmethod
     def read(cls, engine_dir: Path | str) -> Manifest:
@@ -253,14 +260,14 @@ def _parsed(kind: type[T], data: object, where: str) -> T:
     if not isinstance(data, dict):
         raise ValueError(f"{where} is not an object")
     hints = get_type_hints(kind)
-    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     for name in data:
         if name not in known:
             raise ValueError(f"{where} has an unknown field {name!r}{did_you_mean(name, known)}")
-    for name in known:
-        if name not in data:
+    for name, field in known.items():
+        if name not in data and field.default is MISSING:
             raise ValueError(f"{where} has no field {name!r}")
-    return kind(**{name: _value(hints[name], data[name], f"{where}.{name}") for name in known})
+    return kind(**{name: _value(hints[name], item, f"{where}.{name}") for name, item in data.items()})
 
 
 def _value(kind: Any, data: object, where: str) -> object:

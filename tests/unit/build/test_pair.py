@@ -58,7 +58,7 @@ def test_every_kind_of_drafter_is_read(tmp_path: Path, drafter: object) -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"name": "a b"}, "name = 'a b' is not allowed: must be letters, digits"),
     ({"name": 3}, "name = 3 is not allowed"),
-    ({"engine": "tensorrt"}, "engine = 'tensorrt' is not allowed: must be 'pytorch'"),
+    ({"engine": "vllm"}, "engine = 'vllm' is not allowed: must be 'pytorch', 'tensorrt_llm' or 'tensorrt'"),
     ({"dtype": "float16"}, "dtype = 'float16' is not allowed: must be 'bfloat16' or 'float32'"),
     ({"darfter": 1}, "darfter is not a field (did you mean 'drafter'?): must be one of name, engine, dtype"),
     ({"target": "org/model"}, "target = 'org/model' is not allowed: must be a model: {hub: ...}"),

@@ -1,0 +1,96 @@
+"""Where the configuration files of a checkpoint are, without its weights."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spec_cascade_build.errors import BuildError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from spec_cascade_build.pair import Source
+
+VARIABLE = "SPEC_CASCADE_CONFIGS"
+"""Names the directory of `--configs` where that is not given."""
+_FILES = (
+    "config.json",
+    "generation_config.json",
+    "hf_quant_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class Configs:
+    """A checkpoint without weights.
+
+    Attributes:
+        directory: Holds `config.json`, and other files where they are known.
+        title: What to call the checkpoint: its model id, or its path.
+        commit: Of a hub model, where it is known; None otherwise.
+    """
+
+    directory: Path
+    title: str
+    commit: str | None
+
+
+def configs_directory(given: Path | None) -> Path | None:
+    """The directory of configuration files that was asked for; None is the hub."""
+    return given or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+
+
+def find_configs(source: Source, base: Path, configs: Path | None, console: Console) -> Configs:
+    """Find the configuration files of a model.
+
+    Args:
+        source: A hub model or a directory.
+        base: Where relative paths start.
+        configs: Holds `<organisation>/<name>/config.json` of hub models, for machines without a network; None asks the
+            hub, for these small files only.
+        console: Says what is fetched.
+
+    Raises:
+        BuildError: They cannot be found.
+    """
+    if source.path is not None:
+        directory = base / Path(source.path).expanduser()
+        if not (directory / "config.json").is_file():
+            raise BuildError(f"{directory} has no config.json: not a Hugging Face checkpoint")
+        return Configs(directory, str(directory), None)
+    hub = str(source.hub)
+    if configs is not None:
+        if not (configs / hub / "config.json").is_file():
+            raise BuildError(f"{configs / hub / 'config.json'}: no such file; --configs looks for {hub} there")
+        return Configs(configs / hub, hub, pinned_commit(source))
+    directory = _from_hub(hub, source.revision, console)
+    return Configs(directory, hub, directory.name if _COMMIT.fullmatch(directory.name) else pinned_commit(source))
+
+
+def pinned_commit(source: Source) -> str | None:
+    """The commit of a hub model where the pair file names one, not a branch or a tag."""
+    return source.revision if source.revision is not None and _COMMIT.fullmatch(source.revision) else None
+
+
+def _from_hub(hub: str, revision: str | None, console: Console) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    console.print(f"fetching the configuration of {hub} from the Hugging Face hub")
+    try:
+        return Path(snapshot_download(hub, revision=revision, allow_patterns=list(_FILES)))
+    except LocalEntryNotFoundError as error:
+        raise BuildError(
+            f"the configuration of {hub} is not in the local cache and the Hugging Face hub cannot be reached: "
+            f"give it with --configs or {VARIABLE}"
+        ) from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise BuildError(f"{hub} cannot be fetched from the Hugging Face hub: {str(error).splitlines()[0]}") from error
