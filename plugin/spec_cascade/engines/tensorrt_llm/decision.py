@@ -1,4 +1,4 @@
-"""A round's decisions: all live requests in one call of the verifier, and one copy to the host."""
+"""A round's decisions: all live requests in one call of the verifier."""
 
 from __future__ import annotations
 

@@ -114,8 +114,7 @@ class CascadeSampler(TorchSampler):  # type: ignore[misc]  # tensorrt_llm publis
 
     def should_provide_draft_probs(self, request: Any) -> bool:
         """Whether the drafter is to hand on its rows through host memory: ours are taken where they are made."""
-        is_followed = Followed.of(request) is not None
-        return False if is_followed or is_ours(request) else bool(super().should_provide_draft_probs(request))
+        return False if is_ours(request) else bool(super().should_provide_draft_probs(request))
 
     @torch.inference_mode()
     def sample_async(
