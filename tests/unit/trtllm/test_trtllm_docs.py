@@ -134,8 +134,7 @@ def test_what_is_built_is_what_is_served() -> None:
     pair = ROOT / mounted["/pairs"].removeprefix("$PWD/") / Path(given["pair"]).name
     written = str(given["output"]).replace("/engines", mounted["/engines"])
     assert written.endswith(f"/{load_pair(pair).name}")
-    # TensorRT-LLM writes there.
-    assert ("--volume", f"{written}:/engines") in serve[0]
+    assert ("--volume", f"{written}:/engines:ro") in serve[0]
     assert parsed(serve[2])["engine_dir"] == Path("/engines")
     doctor = next(parsed(options(words)[2]) for words in RUNS if "--model" in words)
     assert [doctor["model"], doctor["drafter"]] == [load_pair(pair).target.hub, load_pair(pair).drafter.hub]
