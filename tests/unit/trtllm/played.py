@@ -10,6 +10,7 @@ from spec_cascade.engines.tensorrt_llm import injection
 from spec_cascade.engines.tensorrt_llm.carrier import CascadeParams
 from spec_cascade.engines.tensorrt_llm.settings import SamplerSettings
 from tests.trtllm_fake import Bench
+from tests.trtllm_fake.invented import invented, wavering
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from tests.trtllm_fake import FakeModel
 
 MODES = ["argmax", "sampled"]
+K = 3
+TARGET = invented()
+DRAFTER = wavering(TARGET)
+ANY_TEXT = [1, 2, 3]
+WARM: dict[str, Any] = {"temperature": 1.0}
+LOSSY = "token_v3:alpha=0.6"
 
 
 class Played:
@@ -44,7 +51,7 @@ class Played:
         drafter: FakeModel,
         mode: str = "argmax",
         *,
-        draft_length: int = 3,
+        draft_length: int = K,
         settings: dict[str, Any] | None = None,
         **arguments: Any,
     ) -> None:
@@ -114,3 +121,37 @@ def look(thing: Any, name: str, at: Callable[..., None]) -> Callable[..., Any]:
 
     setattr(thing, name, looked_at)
     return original
+
+
+def params(**asked: Any) -> CascadeParams:
+    """What a request asks of the cascade, always with the same seed."""
+    return CascadeParams(**{"seed": 5, **asked})
+
+
+def alone(mode: str, prompt: Sequence[int], carried: CascadeParams, **asked: Any) -> list[int]:
+    """What a request says that has no company."""
+    played = Played(TARGET, DRAFTER, mode)
+    request = played.ask(prompt, carried, **asked)
+    played.run()
+    return played.output(request)
+
+
+def crowd() -> list[tuple[tuple[int, ...], CascadeParams, dict[str, Any]]]:
+    """Requests of all kinds."""
+    rules = ["strict", LOSSY, "chow:alpha=0.5", "drafter_only", "target_only", "margin:alpha=0.2"]
+    kinds: list[dict[str, Any]] = [{}, WARM, {"temperature": 0.6, "top_k": 5}, {"temperature": 1.2, "top_p": 0.8}]
+    return [
+        (
+            (1 + i, 2, *range(i)),
+            CascadeParams(
+                rule=rule,
+                seed=10 + i,
+                draft_length=[None, 1, 2, 0, None, 3][i],
+                repetition_penalty=1.0 + (i == 1) * 0.3,
+                bad_word_ids=((20,),) if i == 2 else (),
+                log_probs=i == 5,
+            ),
+            {"max_tokens": 6 + 3 * i, **kinds[i % 4]},
+        )
+        for i, rule in enumerate(rules)
+    ]
