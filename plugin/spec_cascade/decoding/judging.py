@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,12 +23,18 @@ from spec_cascade.verify import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Sequence as Seq
 
     from torch import Tensor
 
     from spec_cascade.decoding.models import Proposal
     from spec_cascade.decoding.sequence import Sequence
+
+log = logging.getLogger(__name__)
+
+NO_DISTRIBUTION = "the model's logits make no distribution"
+"""What a client is told whose request ends for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +148,35 @@ def judge(scored: Scored, *, vocab_size: int) -> list[Block]:
     ]
 
 
+def judge_sound(
+    scored: Scored, *, vocab_size: int, spoilt: Callable[[Sequence, LogitsError], None]
+) -> list[tuple[Sequence, Block]]:
+    """As `judge`, log-probs included, past rows that make no distribution.
+
+    One of the target's ends its own request, and one of the drafter's costs a draft.
+
+    Args:
+        scored: See `judge`.
+        vocab_size: See `judge`.
+        spoilt: Told of each such row, and whose it is.
+
+    Returns:
+        What is left of the sequences, with their blocks.
+    """
+    while scored.sequences:
+        try:
+            blocks = judge(scored, vocab_size=vocab_size)
+        except LogitsError as error:
+            log.error("%s", error)
+            spoilt(scored.sequences[error.sequence], error)
+            is_draft = error.whose == "draft"
+            scored = scored.leave_undrafted(error.sequence) if is_draft else scored.leave_out(error.sequence)
+            continue
+        _add_log_probs(scored, blocks, vocab_size=vocab_size)
+        return list(zip(scored.sequences, blocks, strict=True))
+    return []
+
+
 def _plain(logits: Tensor, sampling: BatchSampling, numbers: Tensor, vocab_size: int) -> list[Block]:
     """One token each, drawn from the target's rows ``[B, V]``."""
     tokens, sound = sample(logits, sampling, numbers, vocab_size=vocab_size)
@@ -150,23 +187,38 @@ def _plain(logits: Tensor, sampling: BatchSampling, numbers: Tensor, vocab_size:
     return [Block([token]) for token, _ in drawn]
 
 
-def shape(scored: Scored, *, vocab_size: int) -> None:
-    """Apply the requests' penalties and bans to the target's rows, in place."""
+def shape(scored: Scored, *, vocab_size: int, drafted: Seq[Seq[int]] | None = None) -> None:
+    """Apply the requests' penalties and bans to the target's rows, in place.
+
+    Args:
+        scored: Drafts and rows.
+        vocab_size: Token ids that exist.
+        drafted: Each sequence's draft, where the host knows it; None fetches them.
+    """
     shaped = [(b, s, s.shaping) for b, s in enumerate(scored.sequences) if s.shaping is not None]
+    if not shaped:
+        return
+    lengths = scored.proposal.lengths
+    if drafted is None:
+        drafted = to_host(scored.proposal.token_ids).tolist() if any(lengths) else [[]] * len(lengths)
     for b, sequence, shaping in shaped:
-        length = scored.proposal.lengths[b]
-        drafted = to_host(scored.proposal.token_ids[b, :length]).tolist()
-        rows = scored.logits[b, : length + 1, :vocab_size]
-        rows.copy_(shaping.apply_block(rows, sequence.output_ids, drafted))
+        rows = scored.logits[b, : lengths[b] + 1, :vocab_size]
+        rows.copy_(shaping.apply_block(rows, sequence.output_ids, drafted[b][: lengths[b]]))
 
 
-def add_log_probs(scored: Scored, blocks: Seq[Block], *, vocab_size: int) -> None:
-    """Fill in what the requests want to know of their tokens."""
+def _add_log_probs(scored: Scored, blocks: Seq[Block], *, vocab_size: int) -> None:
+    """Fill in what the requests want to know of their tokens; fetched for all at once."""
+    wanted: list[tuple[Block, Tensor]] = []
     for b, (sequence, block) in enumerate(zip(scored.sequences, blocks, strict=True)):
         if sequence.request.sampling.log_probs:
             rows = scored.logits[b, : len(block.token_ids), :vocab_size].float().log_softmax(-1)
             tokens = to_device(block.token_ids, torch.long, rows.device).unsqueeze(-1)
-            block.log_probs.extend(to_host(rows.gather(-1, tokens).squeeze(-1)).tolist())
+            wanted.append((block, rows.gather(-1, tokens).squeeze(-1)))
+    if not wanted:
+        return
+    values = iter(to_host(torch.cat([found for _, found in wanted])).tolist())
+    for block, found in wanted:
+        block.log_probs.extend(islice(values, len(found)))
 
 
 def count(sequence: Sequence, block: Block, sources: list[TokenSource]) -> None:
@@ -182,16 +234,24 @@ def count(sequence: Sequence, block: Block, sources: list[TokenSource]) -> None:
         counts.record_step(drafted=block.drafted, accepted=sources.count(TokenSource.DRAFTER))
 
 
-def padded(logits: Tensor, rows: list[int]) -> Tensor:
-    """Rows of ragged lengths as ``[B, longest, V]``; a short sequence's last row fills its tail and is not read."""
+def padded(logits: Tensor, rows: Seq[int], firsts: Seq[int] | None = None) -> Tensor:
+    """Rows of ragged lengths as ``[B, longest, V]``; a short sequence's last row fills its tail and is not read.
+
+    Args:
+        logits: ``[R, V]``.
+        rows: How many each sequence has.
+        firsts: Where they begin; None is one behind the other, from the first on.
+
+    Returns:
+        A view, where all have as many and they lie so.
+    """
     if not rows:
         return logits.unsqueeze(0)
-    longest = max(rows)
-    if min(rows) == longest:
-        return logits.view(len(rows), longest, -1)
-    index: list[list[int]] = []
-    start = 0
-    for count in rows:
-        index.append([start + min(k, count - 1) for k in range(longest)])
-        start += count
+    if firsts is None:
+        firsts = [0, *accumulate(rows[:-1])]
+    longest, first = max(rows), firsts[0]
+    end = first + len(rows) * longest
+    if min(rows) == longest and list(firsts) == list(range(first, end, longest)):
+        return logits[first:end].view(len(rows), longest, -1)
+    index = [[start + min(k, n - 1) for k in range(longest)] for start, n in zip(firsts, rows, strict=True)]
     return logits[to_device(index, torch.long, logits.device)]

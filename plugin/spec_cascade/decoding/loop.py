@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from spec_cascade.decoding.judging import Scored, add_log_probs, count, judge, padded, shape
+from spec_cascade.decoding.judging import NO_DISTRIBUTION, Scored, count, judge_sound, padded, shape
 from spec_cascade.decoding.models import Feed, Proposal
 from spec_cascade.decoding.request import FinishReason, TokenSource
 from spec_cascade.decoding.statistics import EngineStatistics
 from spec_cascade.decoding.stopwatch import Stopwatch
-from spec_cascade.verify import LogitsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as Seq
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from spec_cascade.decoding.scheduler import Scheduler
     from spec_cascade.decoding.sequence import Sequence
     from spec_cascade.decoding.stop import StopConditions
+    from spec_cascade.verify import LogitsError
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class DecodingLoop:
         watch.lap("draft")
         scored = self._score(batch, proposal)
         watch.lap("score")
-        judged = self._verify(scored)
+        judged = judge_sound(scored, vocab_size=self._vocab_size, spoilt=self._spoilt)
         watch.lap("verify")
         self._observe(scored, judged, watch)
         for sequence, block in judged:
@@ -156,34 +156,18 @@ class DecodingLoop:
         shape(scored, vocab_size=self._vocab_size)
         return scored
 
-    def _verify(self, scored: Scored) -> list[tuple[Sequence, Block]]:
-        """Judge the drafts, and draw the token that follows."""
-        if not scored.sequences:
-            return []
-        try:
-            blocks = judge(scored, vocab_size=self._vocab_size)
-        except LogitsError as error:
-            log.error("%s", error)
-            return self._verify(self._without_broken(scored, error))
-        add_log_probs(scored, blocks, vocab_size=self._vocab_size)
-        return list(zip(scored.sequences, blocks, strict=True))
-
-    def _without_broken(self, scored: Scored, error: LogitsError) -> Scored:
-        """A row of NaN ends its own request if it is the target's, and costs a draft if it is the drafter's."""
-        if error.whose == "draft":
-            if not self.policy.paused:
-                self._drafter_failed()
-            return scored.leave_undrafted(error.sequence)
-        broken = scored.sequences[error.sequence]
-        self.finish(broken, FinishReason.ERROR, error="the model's logits make no distribution")
-        return scored.leave_out(error.sequence)
+    def _spoilt(self, sequence: Sequence, error: LogitsError) -> None:
+        if error.whose == "target":
+            self.finish(sequence, FinishReason.ERROR, error=NO_DISTRIBUTION)
+        elif not self.policy.paused:
+            self._drafter_failed()
 
     def _observe(self, scored: Scored, judged: list[tuple[Sequence, Block]], watch: Stopwatch) -> None:
         """Count the round and its seconds, before a last chunk takes a request's statistics away."""
         # The time to commit is known when the round is over: it counts with the next.
         watch.timings.host += self._commit_seconds
         for sequence in self.scheduler.running:
-            # Not of the round's whole batch: those that `_verify` ended have sent their statistics.
+            # Not of the round's whole batch: those that `_spoilt` ended have sent their statistics.
             sequence.statistics.seconds.add(watch.timings)
         with self._statistics_lock:
             self._statistics.num_rounds += 1

@@ -128,6 +128,16 @@ class Shaping:
             self._ban(rows, output_ids, drafted)
         return rows
 
+    def num_allowed(self, output_ids: Sequence[int], drafted: Sequence[int]) -> int:
+        """How many of the drafted tokens come before the first that is banned where it stands.
+
+        For drafts that were made without regard to the bans: a rule that would keep such a token must not see it.
+        """
+        if not self.bans and len(output_ids) >= self.min_tokens:
+            return len(drafted)
+        places = enumerate(drafted)
+        return next((n for n, token in places if token in self._banned(output_ids, drafted[:n])), len(drafted))
+
     @property
     def _penalises(self) -> bool:
         return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1, 0, 0)

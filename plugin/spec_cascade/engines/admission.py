@@ -46,7 +46,7 @@ class Admission:
         self._check_meaning(self.limits.default_rule)
 
     def admit(self, request: GenerationRequest) -> Sequence:
-        """The sequence of a request.
+        """The sequence of a request, unshaped: that costs more than all else here, and is not every engine's to do.
 
         Raises:
             ConfigError: It exceeds the limits, or asks for what this engine cannot do; the field is named.
@@ -56,18 +56,11 @@ class Admission:
         self._check_meaning(rule)
         chosen = self.limits.default_draft_length if request.draft_length is None else request.draft_length
         draft_length = 0 if self.drafts is None else chosen
-        sampling = request.sampling
         return Sequence(
             request=request,
             rule=rule,
             draft_length=draft_length,
             token_ids=list(request.prompt_ids),
-            shaping=Shaping.of(
-                sampling,
-                request.prompt_ids,
-                bad_word_ids=self.banned(sampling.bad_words),
-                end_ids=self.stop.end_ids(sampling),
-            ),
             deadline=None if request.timeout_ms is None else time.monotonic() + request.timeout_ms / 1000,
             statistics=RequestStatistics(
                 rule=str(rule),
@@ -76,6 +69,20 @@ class Admission:
                 num_spec_tokens=draft_length,
                 num_prompt_tokens=len(request.prompt_ids),
             ),
+        )
+
+    def shaping(self, request: GenerationRequest) -> Shaping | None:
+        """What a request does to logits; None is nothing.
+
+        Raises:
+            ConfigError: It has bad words, and there is no tokenizer.
+        """
+        sampling = request.sampling
+        return Shaping.of(
+            sampling,
+            request.prompt_ids,
+            bad_word_ids=self.banned(sampling.bad_words),
+            end_ids=self.stop.end_ids(sampling),
         )
 
     def banned(self, words: tuple[str, ...]) -> list[tuple[int, ...]]:

@@ -19,7 +19,7 @@ from tests.unit.engines.greedy import ends_in_tie, generated
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from spec_cascade.engines.pytorch.engine import PytorchGeneration
+    from spec_cascade.engines.protocol import Generation
 
 PHASES = ["waiting", "prompt", "drafting", "scoring", "running"]
 FAILURES = [RuntimeError("planned"), torch.OutOfMemoryError("planned")]
@@ -199,7 +199,7 @@ def test_a_cancelled_request_ends_in_whatever_phase_and_others_go_on(phase: str,
 @pytest.mark.parametrize("phase", ["waiting", "prompt", "running"])
 def test_a_request_out_of_time_ends_with_what_it_has(phase: str, faulty: FaultyEngine) -> None:
     faulty.target.before = lambda: time.sleep(0.05)
-    company: list[PytorchGeneration] = []
+    company: list[Generation] = []
     if phase == "waiting":
         company.append(faulty.engine.submit(request(6, max_tokens=60)))
     timeout_ms = 1000 if phase == "running" else 250

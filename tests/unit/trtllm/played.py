@@ -14,6 +14,9 @@ from tests.trtllm_fake.invented import invented, wavering
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    import pytest
 
     from spec_cascade.decoding.judging import Block
     from spec_cascade.engines.tensorrt_llm.decision import Turn
@@ -134,6 +137,13 @@ def alone(mode: str, prompt: Sequence[int], carried: CascadeParams, **asked: Any
     request = played.ask(prompt, carried, **asked)
     played.run()
     return played.output(request)
+
+
+def failing_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A rule whose module raises something of its own."""
+    (tmp_path / "rules_that_fail.py").write_text("raise OSError('no table')\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "rules_that_fail:Rule"
 
 
 def crowd() -> list[tuple[tuple[int, ...], CascadeParams, dict[str, Any]]]:

@@ -42,6 +42,8 @@ def part(name: str) -> ModuleType:
 
 def _arguments(creator: ModuleType, **changes: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What the creator gives the sampler's maker, in the way that this shape does."""
+    from tensorrt_llm.mapping import Mapping
+
     mode = part("speculative.interface").SpeculativeDecodingMode.DRAFT_TARGET
     speculative = SimpleNamespace(
         spec_dec_mode=changes.pop("mode", mode),
@@ -61,7 +63,11 @@ def _arguments(creator: ModuleType, **changes: Any) -> tuple[tuple[Any, ...], di
     )
     config = SimpleNamespace(is_generation=changes.pop("is_generation", True))
     engine = SimpleNamespace(max_seq_len=64, spec_config=speculative, model=SimpleNamespace(model_config=config))
-    mapping = SimpleNamespace(pp_size=1, tp_size=1, rank=changes.pop("rank", 0), cp_config={})
+    mapping = Mapping(
+        rank=changes.pop("rank", 0),
+        cp_size=changes.pop("cp_size", 1),
+        enable_attention_dp=changes.pop("enable_attention_dp", False),
+    )
     keywords = {
         "max_batch_size": 4,
         "max_beam_width": 1,

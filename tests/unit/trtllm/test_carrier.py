@@ -134,3 +134,25 @@ def test_a_processor_of_the_users_own_is_refused_beside_drafts(trtllm):
     batched = trtllm.SamplingParams(apply_batched_logits_processor=True)
     with pytest.raises(ConfigError, match="apply_batched_logits_processor"):
         attach(batched, WISHES)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("tag", -1),
+        ("draft_length", 1.5),
+        ("seed", 2**64),
+        ("min_p", None),
+        ("min_p", 1.5),
+        ("repetition_penalty", 0.0),
+        ("presence_penalty", 3),
+        ("frequency_penalty", None),
+        ("min_tokens", -1),
+        ("bad_word_ids", (5,)),
+        ("bad_word_ids", ((5, "a"),)),
+        ("end_ids", (-1,)),
+    ],
+)
+def test_a_wish_that_cannot_be_is_refused_where_it_is_made(field, value):
+    with pytest.raises(ConfigError, match=field):
+        CascadeParams(**{field: value})

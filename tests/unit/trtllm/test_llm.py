@@ -2,113 +2,24 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import contextmanager
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from spec_cascade.decoding.request import AUTO, FinishReason, GenerationRequest
-from spec_cascade.decoding.sampling import SamplingParams
-from spec_cascade.decoding.stop import StopConditions
-from spec_cascade.engines.admission import Admission
-from spec_cascade.engines.protocol import EngineLimits
-from spec_cascade.engines.tensorrt_llm.delivery import deliver
-from spec_cascade.engines.tensorrt_llm.llm import CascadeLLM
-from spec_cascade.engines.tensorrt_llm.settings import SamplerSettings
+from spec_cascade.decoding.request import AUTO, FinishReason
 from spec_cascade.errors import ConfigError, EngineError, QueueFullError
 from spec_cascade.rules import parse_rule
-from tests.tiny import VOCAB, noisy, tiny_engine, tiny_llama
-from tests.trtllm_fake import FakeModel, hugging_face, installed, register
+from tests.tiny import VOCAB, tiny_engine
+from tests.trtllm_fake import FakeModel, hugging_face
+from tests.unit.trtllm.running import DRAFTER, TARGET, WINDOW, K, ask, cut_at, held, running, tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from spec_cascade.decoding.request import RoundOutput
+    from spec_cascade.decoding.request import GenerationRequest
 
-K = 3
-WINDOW = 128
-TARGET = tiny_llama()
-DRAFTER = noisy(TARGET, 0.1)
 SHAPES = ("s15", "s2")
-
-
-def cut_at(word: tuple[int, ...]) -> Any:
-    """A stop string of one character a token: where these tokens stand, and how many new ones to keep."""
-
-    def cut(ids: Sequence[int], new: int, strings: tuple[str, ...], min_tokens: int) -> int | None:
-        for end in range(len(ids) - new, len(ids)):
-            if tuple(ids[end + 1 - len(word) : end + 1]) == word and end >= min_tokens:
-                return end + 1 - (len(ids) - new)
-        return None
-
-    return cut
-
-
-@contextmanager
-def running(
-    shape: str,
-    *,
-    target: FakeModel | None = None,
-    eos: tuple[int, ...] = (),
-    stop_word: tuple[int, ...] = (-2,),
-    batch: int = 8,
-    queue: int = 16,
-) -> Iterator[CascadeLLM]:
-    """The engine over the fake, decoding in a thread of the fake's."""
-    bound = "spec_cascade.engines.tensorrt_llm.sampler"
-    sys.modules.pop(bound, None)
-    limits = EngineLimits(
-        max_batch_size=batch,
-        max_seq_len=WINDOW,
-        max_draft_length=K,
-        max_queue_size=queue,
-        vocab_size=VOCAB,
-        default_rule=parse_rule("token_v3:alpha=0.5"),
-        default_draft_length=K,
-    )
-    engines: list[CascadeLLM] = []
-    with installed(shape):
-        register("target", target or hugging_face(TARGET, max_seq_len=WINDOW))
-        register("drafter", hugging_face(DRAFTER, max_seq_len=WINDOW))
-        settings = SamplerSettings(draft_length=K, vocab_size=VOCAB)
-        delivery = deliver(settings, world_size=1, receive=lambda reports: engines[0].receive(reports))
-        from tensorrt_llm import LLM
-        from tensorrt_llm import SamplingParams as TheirParams
-        from tensorrt_llm.llmapi import DraftTargetDecodingConfig, KvCacheConfig
-
-        llm = LLM(
-            "target",
-            speculative_config=DraftTargetDecodingConfig(max_draft_len=K, speculative_model="drafter"),
-            disable_overlap_scheduler=True,
-            max_batch_size=batch,
-            max_seq_len=WINDOW,
-            kv_cache_config=KvCacheConfig(max_tokens=100_000),
-        )
-        delivery.confirm()
-        admission = Admission(limits, StopConditions(frozenset(eos), WINDOW, cut_at(stop_word)), "argmax", None)
-
-        def close() -> None:
-            llm.shutdown()
-            delivery.close()
-
-        engines.append(CascadeLLM(llm, admission, TheirParams, end_ids=eos, close=close))
-        try:
-            yield engines[0]
-        finally:
-            engines[0].close()
-            sys.modules.pop(bound, None)
-
-
-def tokens(outputs: list[RoundOutput]) -> list[int]:
-    return [token for output in outputs for token in output.token_ids]
-
-
-def ask(prompt: tuple[int, ...] = (5, 6, 7), **fields: Any) -> GenerationRequest:
-    sampling = {name: fields.pop(name) for name in list(fields) if name in SamplingParams.__dataclass_fields__}
-    return GenerationRequest(prompt_ids=prompt, sampling=SamplingParams(**{"max_tokens": 24, **sampling}), **fields)
-
 
 REQUESTS = [
     ask(seed=1),
@@ -118,6 +29,8 @@ REQUESTS = [
     ask((60, 61, 62, 63), seed=5, top_k=12, max_tokens=7),
     ask((20, 21), seed=6, stop_strings=("ignored",), max_tokens=40),
     ask((30, 31), seed=7, stop_token_ids=(11, 12, 13, 14, 15), max_tokens=60),
+    # Parsed by this process, which may name a module.
+    ask((32, 33), seed=8, rule=parse_rule("tests.unit.rules.example_rule:GeometricMean:weight=0.5")),
 ]
 
 
@@ -155,27 +68,12 @@ def test_a_stop_string_ends_a_request_that_tensorrt_llm_would_go_on_with(shape: 
     with running(shape) as engine:
         free = tokens(list(engine.submit(ask(seed=1, max_tokens=40))))
     word = (free[10], free[11])
-    with running(shape, stop_word=word) as engine:
+    with running(shape, cut=cut_at(word)) as engine:
         outputs = list(engine.submit(ask(seed=1, max_tokens=40, stop_strings=("x",))))
         assert tokens(outputs) == free[:12]
         assert outputs[-1].finish_reason is FinishReason.STOP
         # Its place is free again.
         assert tokens(list(engine.submit(ask(seed=1, max_tokens=5)))) == free[:5]
-
-
-@contextmanager
-def held(model: FakeModel) -> Iterator[tuple[FakeModel, Event]]:
-    """A model that goes on when told."""
-    go = Event()
-
-    def rows(token_ids: Sequence[int]) -> Any:
-        assert go.wait(60)
-        return model.rows(token_ids)
-
-    try:
-        yield FakeModel(rows=rows, vocab_size=model.vocab_size, max_seq_len=model.max_seq_len), go
-    finally:
-        go.set()
 
 
 def test_a_request_that_is_cancelled_or_late_ends_with_what_it_has() -> None:
@@ -241,3 +139,24 @@ def test_a_failure_of_tensorrt_llm_ends_its_requests_with_an_error() -> None:
         assert last.error is not None
         assert "fire" not in last.error
         assert engine.statistics().num_finished == {"error": 1}
+
+
+def test_bad_words_are_made_tokens_once_and_for_no_request_without_a_place() -> None:
+    asked: list[str] = []
+
+    def ids(word: str) -> list[tuple[int, ...]]:
+        asked.append(word)
+        return [(token,) for token in range(VOCAB // 2)]
+
+    with (
+        held(hugging_face(TARGET, max_seq_len=WINDOW)) as (slow, go),
+        running("s15", target=slow, batch=1, queue=1, bad_word_ids=ids) as engine,
+    ):
+        generations = [engine.submit(ask(seed=i, bad_words=("low",))) for i in range(2)]
+        assert asked == ["low"] * 2
+        with pytest.raises(QueueFullError):
+            engine.submit(ask(bad_words=("low",)))
+        assert asked == ["low"] * 2
+        go.set()
+        for generation in generations:
+            assert min(tokens(list(generation))) >= VOCAB // 2

@@ -6,12 +6,12 @@ The fake checks the books of the KV cache after every round: what is committed i
 from __future__ import annotations
 
 import gc
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
+from spec_cascade.verify import HostCopy
 from tests.trtllm_fake import SHAPES
 from tests.trtllm_fake.invented import VOCAB, greedy, invented, wavering
 from tests.trtllm_fake.stage import current
@@ -321,17 +321,25 @@ def test_finding_out_how_much_memory_there_is_leaves_nothing(shape: str, mode: s
     assert played.output(request) == alone(mode, (4, 5), params(), max_tokens=12, **WARM)
 
 
-def test_a_round_fetches_once(newest: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    played = Played(TARGET, DRAFTER)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_round_waits_for_one_copy_and_for_none_while_it_drafts(
+    newest: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played = Played(TARGET, DRAFTER, mode)
     asked = {"repetition_penalty": 1.2, "bad_word_ids": ((20,),), "min_tokens": 3, "end_ids": (7,)}
     for i in range(3):
         played.ask((4, i), params(rule=LOSSY, **asked), max_tokens=20, **WARM)
     played.bench.step(2)
-    fetched: list[Any] = []
-    from spec_cascade.verify.transfer import to_host
+    waited: list[str] = []
+    sample, get = type(played.sampler).sample_async, HostCopy.get
 
-    for name, module in list(sys.modules.items()):
-        if name.startswith("spec_cascade.") and getattr(module, "to_host", None) is to_host:
-            monkeypatch.setattr(module, "to_host", lambda tensor: fetched.append(tensor) or to_host(tensor))
+    def sample_async(sampler: Any, scheduled: Any, *args: Any, **kwargs: Any) -> Any:
+        whose = "drafter's" if scheduled.all_requests()[0].py_is_draft else "target's"
+        monkeypatch.setattr(HostCopy, "get", lambda copy: waited.append(whose) or get(copy))
+        state = sample(sampler, scheduled, *args, **kwargs)
+        monkeypatch.setattr(HostCopy, "get", get)
+        return state
+
+    monkeypatch.setattr(type(played.sampler), "sample_async", sample_async)
     played.bench.step()
-    assert len(fetched) == 1
+    assert waited == ["target's"]

@@ -145,7 +145,8 @@ def test_a_row_of_the_targets_that_holds_nothing_ends_its_request_alone(
     assert played.output(ended) == [token for block in played.blocks(ended) for token in block.token_ids]
     last = played.reports[ended][-1]
     assert last.block is None
-    assert "target_logits" in last.error
+    assert last.error == "the model's logits make no distribution"
+    assert last.position == len(played.output(ended))
     for i, other in enumerate(others):
         assert played.output(other) == alone(mode, (4, i), params(), max_tokens=12, temperature=temperature)
 

@@ -62,7 +62,7 @@ def test_who_names_a_limit_without_a_temperature_is_not_greedy(shape: str) -> No
 @pytest.mark.parametrize("mode", MODES)
 def test_log_probs_are_of_the_tokens_that_were_emitted(shape: str, mode: str) -> None:
     played = Played(TARGET, DRAFTER, mode, settings={"default_rule": GENEROUS})
-    stranger = played.ask(ANY_TEXT, params(), max_tokens=12, logprobs=1)
+    stranger = played.bench.add(ANY_TEXT, max_tokens=12, logprobs=1)
     request = played.ask(ANY_TEXT, params(log_probs=True), max_tokens=12)
     played.run()
     # Who wants TensorRT-LLM's is decided for by TensorRT-LLM.
@@ -139,7 +139,7 @@ def test_who_wants_rows_is_not_decided_for(shape: str, mode: str) -> None:
 
     played = Played(TARGET, DRAFTER, mode, settings={"default_rule": GENEROUS})
     wants = {"attributes": {"output_config": OutputConfig(return_generation_logits=True)}}
-    request = played.ask(ANY_TEXT, params(), max_tokens=12, **wants)
+    request = played.bench.add(ANY_TEXT, max_tokens=12, **wants)
     other = played.ask((4, 5), params(), max_tokens=12)
     played.run()
     assert played.output(request) == greedy(TARGET, ANY_TEXT, 12)

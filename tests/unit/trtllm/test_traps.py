@@ -25,6 +25,7 @@ from tests.unit.trtllm.played import (
     TARGET,
     K,
     Played,
+    failing_import,
     look,
     params,
 )
@@ -32,6 +33,7 @@ from tests.unit.trtllm.playing import playing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from spec_cascade.engines.tensorrt_llm.decision import Turn
 
@@ -104,6 +106,23 @@ def test_who_was_not_drafted_for_is_judged_by_no_stale_rows(shape: str) -> None:
     assert [n > 0 for n in played.drafted(request)[1:]] == stale
 
 
+@pytest.mark.parametrize("shape", ["s15", "s2"], indirect=True)
+def test_rows_of_tokens_that_tensorrt_llm_drew_are_not_taken_for_an_argmaxs(shape: str) -> None:
+    played = Played(TARGET, DRAFTER, "sampled")
+    request = played.ask(ANY_TEXT, params(), max_tokens=12, temperature=1.0)
+    played.sampler.should_provide_draft_probs = lambda _: True
+    played.sampler._drafts.draw = lambda *_: None
+    carried: list[bool] = []
+
+    def spy(batch: Any) -> None:
+        carried.extend(each.py_draft_logits is not None for each in batch.generation_requests)
+
+    look(played.bench.executor, "_forward_step", spy)
+    played.run()
+    assert True in carried
+    assert set(played.drafted(request)) == {0}
+
+
 # 3. The loop hands over no resource manager, and commits without one where rounds overlap.
 
 
@@ -119,6 +138,20 @@ def test_no_resource_manager_is_needed(shape: str, mode: str) -> None:
     assert set(counts) == ({3} if mode == "argmax" else {3, 4})
     given = inspect.signature(type(played.sampler).update_requests).parameters["resource_manager"]
     assert given.default is None
+
+
+def test_a_resource_manager_is_handed_on_where_there_is_one(shape: str) -> None:
+    played = Played(TARGET, DRAFTER, "sampled")
+    came: list[Any] = []
+    went: list[Any] = []
+    for kind, seen in ((type(played.sampler), came), (type(played.sampler).__base__, went)):
+        look(kind, "sample_async", lambda *args, seen=seen: seen.append(args[4:]))
+        look(kind, "update_requests", lambda *args, seen=seen: seen.append(args[2:]))
+    played.ask(ANY_TEXT, params(), max_tokens=6)
+    played.run()
+    managers = [args[0] if args else None for args in came]
+    assert [args[0] for args in went] == managers
+    assert played.bench.executor.resource_manager in managers
 
 
 # 4. The drafter's batches are one object that is filled anew; places in it mean nothing, ids do.
@@ -180,20 +213,36 @@ def test_rows_that_outlive_a_forward_are_copies(shape: str) -> None:
 # 5. What one request does wrong is everybody's error, and an error in drafting is nobody's.
 
 
+@pytest.mark.parametrize("fallback", ["error", "stock"])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_request_that_cannot_be_followed_fails_nobody(
-    shape: str, mode: str, caplog: pytest.LogCaptureFixture
+    shape: str,
+    mode: str,
+    fallback: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    played = Played(TARGET, DRAFTER, mode)
+    played = Played(TARGET, DRAFTER, mode, settings={"fallback": fallback})
+    fails = failing_import(tmp_path, monkeypatch)
+    judged: set[int] = set()
+    played.watch(lambda turns: judged.update(turn.followed.request_id for turn in turns))
     with caplog.at_level(logging.ERROR, "spec_cascade"):
+        silent = played.bench.add(ANY_TEXT, carrier=params(rule=fails, trusted=True), max_tokens=12)
         wrong = played.ask(ANY_TEXT, params(rule="no_such_rule"), max_tokens=12)
         right = played.ask((4, 5), params(), max_tokens=12)
         played.run()
     assert played.output(right) == greedy(TARGET, (4, 5), 12)
-    assert played.output(wrong) == greedy(TARGET, ANY_TEXT, 12)
-    assert played.blocks(wrong) == []
+    # The others not by the default rule either.
+    assert judged == {right}
+    # Who waits for reports is told.
+    assert [(report.block, report.position) for report in played.reports[wrong]] == [(None, 0)]
+    assert "no_such_rule" in played.reports[wrong][0].error
+    assert (played.output(wrong), played.bench.reasons[wrong]) == ([], ["CANCELLED"])
+    # The verifier that he has not asked for decides for nobody, unless that was allowed.
+    assert played.output(silent) == (greedy(TARGET, ANY_TEXT, 12) if fallback == "stock" else [])
     # Said once, and not in each of its rounds.
-    assert sum("no_such_rule" in message for message in caplog.messages) == 1
+    assert sum("cannot be decoded by its rule" in message for message in caplog.messages) == 2
 
 
 @pytest.mark.parametrize("call", [1, 2, 3])
@@ -203,8 +252,8 @@ def test_an_error_in_drafting_costs_drafts_and_nothing_else(shape: str, call: in
     played.bench.step(2)
     draw, calls = played.sampler._drafts.draw, itertools.count(1)
 
-    def draw_and_fail(*args: Any) -> dict[int, int]:
-        drawn: dict[int, int] = draw(*args)
+    def draw_and_fail(*args: Any) -> Any:
+        drawn = draw(*args)
         if next(calls) == call:
             raise ZeroDivisionError("swallowed")
         return drawn

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import spec_cascade.verify
-from spec_cascade.verify import to_device, to_host
+from spec_cascade.verify import HostCopy, to_device, to_host
 
 PLUGIN = Path(spec_cascade.verify.__file__).parents[1]
 OF_A_ROUND = [
     path
-    for part in ("decoding", "engines/pytorch", "verify")
+    for part in ("decoding", "engines/pytorch", "engines/tensorrt_llm", "verify")
     for path in sorted((PLUGIN / part).rglob("*.py"))
     if path.name != "transfer.py"
 ]
@@ -50,4 +50,4 @@ def test_numbers_arrive_as_they_are() -> None:
     assert to_device([], torch.long, "cpu").shape == (0,)
     assert to_device(torch.tensor([1, 0]), torch.bool, torch.device("cpu")).tolist() == [True, False]
     assert to_device([1, 2], torch.float64, "meta").device.type == "meta"
-    assert to_host(sent).tolist() == sent.tolist()
+    assert to_host(sent).tolist() == HostCopy(sent).get().tolist() == sent.tolist()

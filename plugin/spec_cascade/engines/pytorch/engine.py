@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from threading import Lock, Thread
 from typing import TYPE_CHECKING
 
@@ -13,16 +14,17 @@ from spec_cascade.decoding.scheduler import Scheduler
 from spec_cascade.decoding.statistics import EngineStatistics, KvUse
 from spec_cascade.decoding.warm_up import warm_up
 from spec_cascade.engines.admission import Admission
+from spec_cascade.engines.generation import SequenceGeneration
 from spec_cascade.engines.pytorch.workers import release_workers
 from spec_cascade.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     import torch
 
     from spec_cascade.decoding.models import Drafter, LanguageModel
-    from spec_cascade.decoding.request import GenerationRequest, RoundOutput
+    from spec_cascade.decoding.request import GenerationRequest
     from spec_cascade.decoding.sequence import Sequence
     from spec_cascade.decoding.stop import StopConditions
     from spec_cascade.engines.protocol import EngineLimits
@@ -30,27 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 0.5
-
-
-class PytorchGeneration:
-    """A submitted request; see `engines.protocol.Generation`."""
-
-    def __init__(self, sequence: Sequence, scheduler: Scheduler) -> None:
-        self._sequence = sequence
-        self._scheduler = scheduler
-        self._ended = False
-
-    def __iter__(self) -> Iterator[RoundOutput]:
-        """Block for each round's output until the one with a finish reason."""
-        while not self._ended:
-            output = self._sequence.outputs.get()
-            self._ended = output.finish_reason is not None
-            yield output
-
-    def cancel(self) -> None:
-        """Drop the request before its next round."""
-        self._sequence.cancelled.set()
-        self._scheduler.wake()
 
 
 class PytorchEngine:
@@ -111,14 +92,15 @@ class PytorchEngine:
         """What the engine accepts."""
         return self._limits
 
-    def submit(self, request: GenerationRequest) -> PytorchGeneration:
+    def submit(self, request: GenerationRequest) -> SequenceGeneration:
         """Queue a request; see `engines.protocol.Engine.submit`."""
         sequence = self._admission.admit(request)
+        sequence.shaping = self._admission.shaping(request)
         with self._lock:
             if self._closing:
                 raise EngineError("the engine is closed")
             self._scheduler.add(sequence)
-        return PytorchGeneration(sequence, self._scheduler)
+        return SequenceGeneration(sequence, partial(self._cancel, sequence))
 
     def statistics(self) -> EngineStatistics:
         """A snapshot; the totals are those of finished requests."""
@@ -135,6 +117,10 @@ class PytorchEngine:
             self._closing = True
         self._scheduler.wake()
         self._thread.join()
+
+    def _cancel(self, sequence: Sequence) -> None:
+        sequence.cancelled.set()
+        self._scheduler.wake()
 
     def _kv_use(self) -> KvUse:
         # A request takes a whole slot, however few tokens are in it.

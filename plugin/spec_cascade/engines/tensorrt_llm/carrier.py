@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from spec_cascade.decoding.sampling import SamplingParams
 from spec_cascade.errors import ConfigError
 
 _AT = "py_logits_post_processors"
@@ -29,6 +30,7 @@ class CascadeParams:
     Attributes:
         tag: By which the sender knows the request again in the reports of its rounds.
         rule: Deferral rule in `parse_rule` syntax; None takes the engine's default.
+        trusted: Whether the rule's text may name a module, which every worker then imports. Never for a client's text.
         draft_length: Most drafted tokens of a round that are judged; None takes the engine's, 0 decodes without.
         seed: Key of the request's draws; None leaves it to the engine.
         min_p: Drop tokens less likely than this times the most likely one.
@@ -43,6 +45,7 @@ class CascadeParams:
 
     tag: int | None = None
     rule: str | None = None
+    trusted: bool = False
     draft_length: int | None = None
     seed: int | None = None
     min_p: float = 0.0
@@ -55,13 +58,28 @@ class CascadeParams:
     end_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        # The other numbers are checked where `SamplingParams` is made of them.
         if self.rule is not None and (not isinstance(self.rule, str) or not self.rule):
             raise ConfigError("deferral_rule", self.rule, "a rule's text")
-        if self.draft_length is not None and self.draft_length < 0:
-            raise ConfigError("draft_length", self.draft_length, "an integer >= 0")
-        if self.seed is not None and not 0 <= self.seed < 2**64:
-            raise ConfigError("seed", self.seed, "an integer in [0, 2**64)")
+        for name in ("tag", "draft_length", "seed"):
+            if getattr(self, name) is not None and not _is_id(getattr(self, name)):
+                raise ConfigError(name, getattr(self, name), "an integer >= 0")
+        for name in ("min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "min_tokens"):
+            if not isinstance(getattr(self, name), (int, float)):
+                raise ConfigError(name, getattr(self, name), "a number")
+        if not all(isinstance(ids, (tuple, list)) and all(map(_is_id, ids)) for ids in self.bad_word_ids):
+            raise ConfigError("bad_word_ids", self.bad_word_ids, "sequences of token ids")
+        if not all(map(_is_id, self.end_ids)):
+            raise ConfigError("end_ids", self.end_ids, "token ids")
+        # Here, where the sender learns of it; the sampler could only end the request.
+        SamplingParams(
+            seed=self.seed or 0,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            max_tokens=max(1, self.min_tokens),
+            min_tokens=self.min_tokens,
+        )
 
     def __call__(self, req_id: int, logits: Any, token_ids: Any, stream_ptr: Any, client_id: Any) -> None:
         """Leave the rows as they are; TensorRT-LLM calls this as it would any logits processor."""
@@ -104,6 +122,10 @@ def unload(request: Any) -> None:
 
 
 _WHY_ALONE = "with drafts TensorRT-LLM would apply it to rows of other requests"
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _as_list(processors: Any) -> list[Any]:

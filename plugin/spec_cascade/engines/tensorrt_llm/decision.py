@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from spec_cascade.decoding.judging import Scored, add_log_probs, judge
+from spec_cascade.decoding.judging import NO_DISTRIBUTION, Scored, judge_sound, padded, shape
 from spec_cascade.decoding.models import Proposal
-from spec_cascade.verify import LogitsError, to_device
+from spec_cascade.verify import to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Sequence as Seq
 
     from torch import Tensor
 
     from spec_cascade.decoding.judging import Block
+    from spec_cascade.decoding.sequence import Sequence
+    from spec_cascade.engines.tensorrt_llm.drafts import Drawn
     from spec_cascade.engines.tensorrt_llm.followed import Followed
-    from spec_cascade.engines.tensorrt_llm.rows import Rows
-
-log = logging.getLogger(__name__)
+    from spec_cascade.engines.tensorrt_llm.rows import RowSpan
+    from spec_cascade.verify import LogitsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Turn:
     """A request in a round: whose, which rows of the target's, which draft."""
 
     followed: Followed
-    rows: Rows
+    rows: RowSpan
     draft: Draft
 
     def within(self, vocab: int) -> Turn:
@@ -67,20 +67,48 @@ class Decided:
 
     Attributes:
         blocks: Tokens.
-        broken: Or why there are none: the target gave rows that make no distribution.
+        broken: Or why there are none, in a sentence for who sent the request.
     """
 
     blocks: dict[int, Block] = field(default_factory=dict)
     broken: dict[int, str] = field(default_factory=dict)
 
 
-def decide(turns: Sequence[Turn], logits: Tensor, *, vocab_size: int | None) -> Decided:
+@dataclass(slots=True)
+class Decisions:
+    """What was decided in one call of `sample_async`, by ``py_request_id``; a batch is the target's or the drafter's.
+
+    Attributes:
+        decided: Of the target's requests that are ours.
+        drawn: For the drafter's requests that belong to those, until the step is over.
+        drafted: And what that were, from then on.
+    """
+
+    decided: Decided = field(default_factory=Decided)
+    drawn: Drawn | None = None
+    drafted: dict[int, int] = field(default_factory=dict)
+
+    def block(self, request: Any) -> Block | None:
+        """What a request of the target's gets; None where TensorRT-LLM decides."""
+        return None if request.py_is_draft else self.decided.blocks.get(request.py_request_id)
+
+    def drafted_token(self, request: Any) -> int | None:
+        """The next token of a request of the drafter's; None where TensorRT-LLM draws it."""
+        return self.drafted.get(request.py_request_id) if request.py_is_draft else None
+
+    def first_token(self, request: Any) -> int | None:
+        """The token that a prompt gets of us, if any."""
+        block = self.block(request)
+        return self.drafted_token(request) if block is None else block.token_ids[0]
+
+
+def decide(turns: Seq[Turn], logits: Tensor, *, vocab_size: int | None) -> Decided:
     """Judge the drafts of a round, and draw the tokens that follow.
 
     Args:
         turns: The requests, in the order of their rows.
-        logits: The target's raw rows, ``[R, V]``. Changed in place are the rows of requests with penalties or bans, and
-            those of which no distribution can be made.
+        logits: The target's raw rows, ``[R, V]``. Set to 0 are those of a request of which no distribution can be made;
+            those of one with penalties or bans may be changed.
         vocab_size: Token ids that exist; None is all columns.
     """
     decided = Decided()
@@ -92,54 +120,25 @@ def decide(turns: Sequence[Turn], logits: Tensor, *, vocab_size: int | None) -> 
     scored = Scored(
         [turn.followed.sequence for turn in turns],
         _proposal(turns, logits.device, vocab),
-        _target_rows(turns, logits),
+        padded(logits, [len(turn.draft.token_ids) + 1 for turn in turns], [turn.rows.first for turn in turns]),
         sum(turn.rows.count for turn in turns),
     )
-    _shape(scored, turns, vocab)
+    shape(scored, vocab_size=vocab, drafted=[turn.draft.token_ids for turn in turns])
     turn_of = {id(turn.followed.sequence): turn for turn in turns}
-    while scored.sequences:
-        try:
-            blocks = judge(scored, vocab_size=vocab)
-        except LogitsError as error:
-            log.error("%s", error)
-            if error.whose == "draft":
-                scored = scored.leave_undrafted(error.sequence)
-                continue
-            turn = turn_of[id(scored.sequences[error.sequence])]
-            decided.broken[turn.followed.request_id] = str(error)
-            scored = scored.leave_out(error.sequence)
+
+    def spoilt(sequence: Sequence, error: LogitsError) -> None:
+        if error.whose == "target":
+            turn = turn_of[id(sequence)]
+            decided.broken[turn.followed.request_id] = NO_DISTRIBUTION
             # TensorRT-LLM samples from these rows too, and fails on them for everybody.
             logits[turn.rows.first : turn.rows.first + turn.rows.count] = 0
-            continue
-        add_log_probs(scored, blocks, vocab_size=vocab)
-        for sequence, block in zip(scored.sequences, blocks, strict=True):
-            decided.blocks[turn_of[id(sequence)].followed.request_id] = block
-        break
+
+    for sequence, block in judge_sound(scored, vocab_size=vocab, spoilt=spoilt):
+        decided.blocks[turn_of[id(sequence)].followed.request_id] = block
     return decided
 
 
-def _shape(scored: Scored, turns: Sequence[Turn], vocab: int) -> None:
-    """As `judging.shape` does, of drafts that the host knows: nothing is fetched."""
-    for b, turn in enumerate(turns):
-        sequence, drafted = turn.followed.sequence, turn.draft.token_ids
-        if sequence.shaping is not None:
-            rows = scored.logits[b, : len(drafted) + 1, :vocab]
-            rows.copy_(sequence.shaping.apply_block(rows, sequence.output_ids, drafted))
-
-
-def _target_rows(turns: Sequence[Turn], logits: Tensor) -> Tensor:
-    """``[B, K+1, V]``, K being the longest draft that is judged; a view where the rows lie so."""
-    counts = [len(turn.draft.token_ids) + 1 for turn in turns]
-    firsts, longest = [turn.rows.first for turn in turns], max(counts)
-    end = firsts[0] + len(turns) * longest
-    if min(counts) == longest and firsts == list(range(firsts[0], end, longest)):
-        return logits[firsts[0] : end].view(len(turns), longest, -1)
-    # The last row of a short block fills its tail, and is not read there.
-    index = [[first + min(j, n - 1) for j in range(longest)] for first, n in zip(firsts, counts, strict=True)]
-    return logits[to_device(index, torch.long, logits.device)]
-
-
-def _proposal(turns: Sequence[Turn], device: torch.device, vocab: int) -> Proposal:
+def _proposal(turns: Seq[Turn], device: torch.device, vocab: int) -> Proposal:
     drafts = [turn.draft for turn in turns]
     lengths = [len(draft.token_ids) for draft in drafts]
     longest = max(lengths)
@@ -154,7 +153,7 @@ def _proposal(turns: Sequence[Turn], device: torch.device, vocab: int) -> Propos
     return Proposal(to_device(tokens, torch.long, device), rows, lengths, argmax=first.argmax, index=index)
 
 
-def _draft_rows(drafts: Sequence[Draft], longest: int) -> Tensor:
+def _draft_rows(drafts: Seq[Draft], longest: int) -> Tensor:
     """``[B, K, Vd]``, zeros where nothing was drafted."""
     given = [draft.logits for draft in drafts if draft.logits is not None]
     blank: Any = None

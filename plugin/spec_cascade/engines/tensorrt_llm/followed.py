@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from spec_cascade.decoding.request import GenerationRequest
@@ -9,10 +10,13 @@ from spec_cascade.decoding.sampling import COLDEST, SamplingParams
 from spec_cascade.decoding.sequence import Sequence
 from spec_cascade.decoding.shaping import Shaping
 from spec_cascade.engines.tensorrt_llm.carrier import CascadeParams, other_processors, params_of, unload
+from spec_cascade.errors import ConfigError
 from spec_cascade.rules import check_draft_mode, parse_rule, with_default_guards
 
 if TYPE_CHECKING:
     from spec_cascade.engines.tensorrt_llm.settings import SamplerSettings
+
+log = logging.getLogger(__name__)
 
 # Not ``py_``: such attributes are copied, deeply, for further sequences of a prompt.
 _KEPT_AT = "spec_cascade_followed"
@@ -35,7 +39,8 @@ class Followed:
         params = params_of(request) or CascadeParams()
         prompt_ids = tuple(request.get_tokens(0)[: request.py_orig_prompt_len])
         sampling = _sampling(request, params)
-        rule = with_default_guards(parse_rule(params.rule or settings.default_rule))
+        spec, is_own = params.rule or settings.default_rule, params.rule is None or params.trusted
+        rule = with_default_guards(parse_rule(spec, allow_import=is_own))
         check_draft_mode(rule, argmax_drafts=settings.draft_mode == "argmax", gates_available=True)
         self.tag = params.tag
         self.request_id: int = request.py_request_id
@@ -92,6 +97,29 @@ def leave(request: Any) -> None:
     """Have TensorRT-LLM decide for a request that cannot be followed."""
     unload(request)
     setattr(request, _LEFT_AT, True)
+
+
+def tag_of(request: Any) -> int | None:
+    """By which a request's sender waits for its reports; None where nobody does."""
+    followed = Followed.of(request)
+    params = params_of(request)
+    return followed.tag if followed else params.tag if params else None
+
+
+def reject_unheard(request: Any) -> None:
+    """See that a request which is not ours asks for nothing of ours.
+
+    Raises:
+        ConfigError: Its sender waits for reports that would never come. One that carries a rule only is left to
+            TensorRT-LLM, with a warning.
+    """
+    if request.py_is_draft or request.is_dummy or (params := params_of(request)) is None:
+        return
+    allowed = "left out with beams, log-probs or logits of TensorRT-LLM's, guided decoding, a bias or a processor"
+    if params.tag is not None:
+        raise ConfigError("deferral_rule", params.rule, allowed)
+    log.warning("request %s is decoded without its rule: %s", request.py_client_id, allowed)
+    leave(request)
 
 
 def is_ours(request: Any) -> bool:

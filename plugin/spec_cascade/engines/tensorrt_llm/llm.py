@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import count as numbers
 from threading import Lock, Thread
@@ -19,24 +18,26 @@ from typing import TYPE_CHECKING, Any, Protocol
 from spec_cascade.decoding.judging import count
 from spec_cascade.decoding.request import AUTO, DEFAULT_PRIORITY, FinishReason
 from spec_cascade.decoding.statistics import EngineStatistics
-from spec_cascade.engines.tensorrt_llm.carrier import CascadeParams
+from spec_cascade.engines.generation import SequenceGeneration
+from spec_cascade.engines.tensorrt_llm.live import ABORT_SECONDS, LiveRequest
+from spec_cascade.engines.tensorrt_llm.translation import Translation
 from spec_cascade.errors import ConfigError, EngineError, QueueFullError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from collections.abc import Sequence as Seq
 
     from spec_cascade.decoding.judging import Block
-    from spec_cascade.decoding.request import GenerationRequest, RoundOutput
-    from spec_cascade.decoding.sequence import Sequence
+    from spec_cascade.decoding.request import GenerationRequest
     from spec_cascade.engines.admission import Admission
     from spec_cascade.engines.protocol import EngineLimits
     from spec_cascade.engines.tensorrt_llm.reports import Report
 
 log = logging.getLogger(__name__)
 
-REPORT_SECONDS = 10.0
-"""How long the last report of a request may come after TensorRT-LLM has said that it is over."""
+_FAILED = "the engine failed; see the server's log"
+_LOST = "the engine lost tokens of the request; see the server's log"
+_GONE = "the process that decodes has ended; see the server's log"
 
 
 class GenerateAsync(Protocol):
@@ -44,49 +45,6 @@ class GenerateAsync(Protocol):
 
     def generate_async(self, inputs: list[int], *, sampling_params: Any, streaming: bool) -> Any:
         """Send a request; the result is awaited with ``aresult`` and dropped with ``abort``."""
-
-
-@dataclass(eq=False)
-class _Live:
-    """A request that TensorRT-LLM has.
-
-    Attributes:
-        sequence: What it has, and where its chunks go.
-        result: What TensorRT-LLM gave for it; None until it is sent.
-        ended: Set once its last chunk has gone.
-        stopped: Why it is being dropped; None while it runs.
-    """
-
-    sequence: Sequence
-    result: Any = None
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    stopped: FinishReason | None = None
-
-    def drop(self, reason: FinishReason) -> None:
-        """Have TensorRT-LLM give it up; what it gained in the round that runs still comes."""
-        self.stopped = self.stopped or reason
-        if self.result is not None:
-            self.result.abort()
-
-
-class CascadeGeneration:
-    """A submitted request; see `engines.protocol.Generation`."""
-
-    def __init__(self, sequence: Sequence, drop: Callable[[], None]) -> None:
-        self._sequence = sequence
-        self._drop = drop
-        self._ended = False
-
-    def __iter__(self) -> Iterator[RoundOutput]:
-        """Block for each round's output until the one with a finish reason."""
-        while not self._ended:
-            output = self._sequence.outputs.get()
-            self._ended = output.finish_reason is not None
-            yield output
-
-    def cancel(self) -> None:
-        """Drop the request before its next round."""
-        self._drop()
 
 
 class CascadeLLM:
@@ -111,14 +69,13 @@ class CascadeLLM:
     ) -> None:
         self._llm = llm
         self._admission = admission
-        self._make_params = make_params
-        self._end_ids = tuple(end_ids)
+        self._translation = Translation(make_params, admission, tuple(end_ids))
         self._shut_down = close
         self._tags = numbers()
-        self._live: dict[int, _Live] = {}
-        self._num_live = 0
+        self._live: dict[int, LiveRequest] = {}
         self._lock = Lock()
         self._closed = False
+        self._lost = False
         self._statistics = EngineStatistics()
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name="spec-cascade-trtllm", daemon=True)
@@ -129,35 +86,43 @@ class CascadeLLM:
         """What the engine accepts."""
         return self._admission.limits
 
-    def submit(self, request: GenerationRequest) -> CascadeGeneration:
+    def submit(self, request: GenerationRequest) -> SequenceGeneration:
         """Queue a request; see `engines.protocol.Engine.submit`."""
         if request.draft_length == AUTO:
             raise ConfigError("draft_length", "auto", "a number: TensorRT-LLM drafts as many tokens in every round")
         if request.priority != DEFAULT_PRIORITY:
             raise ConfigError("priority", request.priority, f"{DEFAULT_PRIORITY}: requests run in order of arrival")
+        with self._lock:
+            self._require_room()  # before work is done for a request that has no place
         sequence = self._admission.admit(request)
         tag = next(self._tags)
-        params = self._params(sequence, tag)
-        most = self.limits.max_batch_size + self.limits.max_queue_size
+        params = self._translation.params(sequence, tag)
+        live = LiveRequest(sequence)
         with self._lock:
-            if self._closed:
-                raise EngineError("the engine is closed")
-            if self._num_live >= most:
-                raise QueueFullError(f"too many requests wait: {self.limits.max_queue_size}; send it again later")
-            self._num_live += 1
-        sequence.submitted = time.monotonic()
-        live = _Live(sequence)
-        asyncio.run_coroutine_threadsafe(self._run(tag, live, params), self._loop)
-        return CascadeGeneration(sequence, partial(self._on_loop, live.drop, FinishReason.CANCELLED))
+            self._require_room()
+            sequence.submitted = time.monotonic()
+            self._live[tag] = live
+            # Whoever closes the engine has to find it here, and the loop at work.
+            asyncio.run_coroutine_threadsafe(self._run(tag, live, params), self._loop)
+        return SequenceGeneration(sequence, partial(self._on_loop, self._drop, live, FinishReason.CANCELLED))
 
     def receive(self, reports: list[Report]) -> None:
         """Take the reports of a round; any thread may call it."""
         self._on_loop(self._take, reports)
 
+    def lose(self) -> None:
+        """Fail all that runs and all that comes: nobody reports rounds any more. Any thread may call it."""
+        with self._lock:
+            if self._closed or self._lost:
+                return
+            self._lost = True
+        log.error("the process of TensorRT-LLM that reports the rounds has ended: no request can be served any more")
+        self._on_loop(self._fail_all, _GONE)
+
     def statistics(self) -> EngineStatistics:
         """A snapshot; the totals are those of finished requests."""
         with self._lock:
-            snapshot, live = self._statistics.copy(), self._num_live
+            snapshot, live = self._statistics.copy(), len(self._live)
         snapshot.num_slots = self.limits.max_batch_size
         snapshot.num_running = min(live, snapshot.num_slots)
         snapshot.num_waiting = live - snapshot.num_running
@@ -169,79 +134,51 @@ class CascadeLLM:
             if self._closed:
                 return
             self._closed = True
-        asyncio.run_coroutine_threadsafe(self._end_all(), self._loop).result()
-        self._shut_down()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        try:
+            asyncio.run_coroutine_threadsafe(self._end_all(), self._loop).result()
+        finally:
+            try:
+                self._shut_down()
+            finally:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._thread.join()
+                self._loop.close()
+
+    def _require_room(self) -> None:
+        if self._closed:
+            raise EngineError("the engine is closed")
+        if self._lost:
+            raise EngineError(_GONE)
+        if len(self._live) >= self.limits.max_batch_size + self.limits.max_queue_size:
+            raise QueueFullError(f"too many requests wait: {self.limits.max_queue_size}; send it again later")
 
     def _on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the engine has closed
             self._loop.call_soon_threadsafe(call, *arguments)
 
-    def _params(self, sequence: Sequence, tag: int) -> Any:
-        sampling = sequence.request.sampling
-        own = () if sampling.ignore_eos else self._end_ids
-        return self._make_params(
-            end_id=own[0] if own else -1,
-            pad_id=own[0] if own else 0,
-            ignore_eos=not own,
-            stop_token_ids=[*own[1:], *sampling.stop_token_ids] or None,
-            include_stop_str_in_output=True,
-            max_tokens=self._admission.stop.room(len(sequence.request.prompt_ids), 0, sampling),
-            temperature=sampling.temperature,
-            top_k=sampling.top_k or None,
-            top_p=sampling.top_p,
-            detokenize=False,
-            logits_processor=CascadeParams(
-                tag=tag,
-                rule=str(sequence.rule),
-                draft_length=sequence.draft_length,
-                seed=sampling.seed,
-                min_p=sampling.min_p,
-                repetition_penalty=sampling.repetition_penalty,
-                presence_penalty=sampling.presence_penalty,
-                frequency_penalty=sampling.frequency_penalty,
-                bad_word_ids=tuple(self._admission.banned(sampling.bad_words)),
-                end_ids=tuple(sorted(self._admission.stop.end_ids(sampling))),
-                min_tokens=sampling.min_tokens,
-                log_probs=sampling.log_probs,
-            ),
-        )
-
-    async def _run(self, tag: int, live: _Live, params: Any) -> None:
+    async def _run(self, tag: int, live: LiveRequest, params: Any) -> None:
         """Send a request, and see to it that it ends."""
-        self._live[tag] = live
+        prompt, deadline = list(live.sequence.request.prompt_ids), live.sequence.deadline
         error: str | None = None
+        late = None
+        if deadline is not None:
+            late = self._loop.call_later(deadline - time.monotonic(), self._drop, live, FinishReason.TIMEOUT)
         try:
-            prompt = list(live.sequence.request.prompt_ids)
-            live.result = self._llm.generate_async(prompt, sampling_params=params, streaming=False)
-            if live.stopped is not None:
-                live.result.abort()
-            await self._until_over(live)
+            if live.stopped is None:
+                live.result = self._llm.generate_async(prompt, sampling_params=params, streaming=False)
+                await live.until_over()
         except Exception:  # whatever TensorRT-LLM raises: its request fails, and no other one
             log.exception("a request failed in TensorRT-LLM")
-            error = "the engine failed; see the server's log"
+            error = _FAILED
         finally:
-            if not live.ended.is_set():
-                reason = FinishReason.ERROR if error else live.stopped
-                self._finish(live, reason or FinishReason.ERROR, error=error or _unexplained(reason))
-            del self._live[tag]
+            if late is not None:
+                late.cancel()
             with self._lock:
-                self._num_live -= 1
-
-    async def _until_over(self, live: _Live) -> None:
-        """Wait for the request's end, its deadline, and its last report."""
-        over = asyncio.ensure_future(live.result.aresult())
-        deadline = live.sequence.deadline
-        if deadline is not None:
-            await asyncio.wait({over}, timeout=max(0.0, deadline - time.monotonic()))
-            if not over.done():
-                live.drop(FinishReason.TIMEOUT)
-        await over
-        if live.stopped is None:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(live.ended.wait(), REPORT_SECONDS)
+                del self._live[tag]
+            if error is None and live.stopped is not None:
+                self._finish(live, live.stopped)
+            else:
+                self._finish(live, FinishReason.ERROR, error=error or _LOST)
 
     def _take(self, reports: list[Report]) -> None:
         with self._lock:
@@ -250,14 +187,26 @@ class CascadeLLM:
                 self._statistics.num_judged_rounds += 1
         for report in reports:
             live = self._live.get(report.tag)
-            if live is None or live.ended.is_set():
+            if live is None or live.ended:
                 continue
-            if report.block is None:
-                self._finish(live, FinishReason.ERROR, error=report.error)
-            else:
-                self._commit(live, report.block)
+            try:
+                self._follow(live, report)
+            except Exception:  # whatever a stop condition raises: its request fails, and no other one
+                log.exception("a report could not be followed; its request is ended")
+                self._fail(live, _FAILED)
 
-    def _commit(self, live: _Live, block: Block) -> None:
+    def _follow(self, live: LiveRequest, report: Report) -> None:
+        """Give a request what a round gave it."""
+        num_emitted = live.sequence.num_emitted
+        if report.block is None:
+            self._fail(live, report.error)
+        elif report.position != num_emitted:
+            log.error("a report came of token %d and on, and none of %d and on", report.position, num_emitted)
+            self._fail(live, _LOST)
+        else:
+            self._commit(live, report.block)
+
+    def _commit(self, live: LiveRequest, block: Block) -> None:
         sequence = live.sequence
         prompt_length, sampling = len(sequence.request.prompt_ids), sequence.request.sampling
         kept, reason = self._admission.stop.cut(prompt_length, sequence.output_ids, block.token_ids, sampling)
@@ -270,29 +219,48 @@ class CascadeLLM:
             sequence.emit(kept, sources, None, log_probs=log_probs)
             return
         self._finish(live, reason, kept, sources, log_probs)
-        # TensorRT-LLM knows of end tokens and lengths, and not of stop strings.
+        if reason is FinishReason.STOP and not self._translation.says_stop(sampling, kept):
+            live.drop(reason)
+
+    def _drop(self, live: LiveRequest, reason: FinishReason) -> None:
+        """Give up a request; one that has nothing yet ends here: it may wait, and nobody would say that it is over."""
         live.drop(reason)
+        if not live.sequence.num_emitted:
+            self._finish(live, reason)
+
+    def _fail(self, live: LiveRequest, error: str) -> None:
+        self._finish(live, FinishReason.ERROR, error=error)
+        live.drop(FinishReason.ERROR)
+
+    def _fail_all(self, error: str) -> None:
+        for live in self._all_live():
+            self._fail(live, error)
 
     def _finish(
         self,
-        live: _Live,
+        live: LiveRequest,
         reason: FinishReason,
         token_ids: Seq[int] = (),
         sources: Seq[Any] = (),
         log_probs: Seq[float] = (),
         error: str | None = None,
     ) -> None:
-        live.ended.set()
+        """Send a request's last chunk, unless it has gone."""
+        if live.ended:
+            return
+        live.ended = True
+        live.settled.set()
         with self._lock:
             self._statistics.add(reason.value, live.sequence.statistics)
         live.sequence.emit(list(token_ids), list(sources), reason, log_probs=list(log_probs), error=error)
 
+    def _all_live(self) -> list[LiveRequest]:
+        with self._lock:
+            return list(self._live.values())
+
     async def _end_all(self) -> None:
-        for live in list(self._live.values()):
-            live.drop(FinishReason.CANCELLED)
-        while self._live:
+        for live in self._all_live():
+            self._drop(live, FinishReason.CANCELLED)
+        until = time.monotonic() + 2 * ABORT_SECONDS
+        while self._live and time.monotonic() < until:
             await asyncio.sleep(0.01)
-
-
-def _unexplained(reason: FinishReason | None) -> str | None:
-    return "the engine lost the request's last tokens; see the server's log" if reason is None else None

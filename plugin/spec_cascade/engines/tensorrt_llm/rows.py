@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class RowSpan:
     """The rows of one request: row j is the target's after j of its drafted tokens, the last one is for the bonus.
 
     Attributes:
@@ -28,7 +28,7 @@ class Rows:
     count: int
 
 
-def rows_of(scheduled: Any, context_rows: Sequence[int]) -> Iterator[Rows]:
+def rows_of(scheduled: Any, context_rows: Sequence[int]) -> Iterator[RowSpan]:
     """The rows of all requests of a batch: prompts first, then what generates.
 
     Rows behind them, which CUDA graphs need to have a whole batch, belong to nobody.
@@ -40,11 +40,11 @@ def rows_of(scheduled: Any, context_rows: Sequence[int]) -> Iterator[Rows]:
     """
     for i, request in enumerate(scheduled.context_requests):
         count = 1 + num_drafted(request)
-        yield Rows(request, context_rows[i + 1] - count, count)
+        yield RowSpan(request, context_rows[i + 1] - count, count)
     first = context_rows[len(scheduled.context_requests)]
     for request in scheduled.generation_requests:
         count = 1 + num_drafted(request)
-        yield Rows(request, first, count)
+        yield RowSpan(request, first, count)
         first += count
 
 

@@ -14,7 +14,6 @@ and rounds of the drafter, where TensorRT-LLM drafts step by step, take the same
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,17 +22,18 @@ from tensorrt_llm._torch.pyexecutor.sampler import TorchSampler
 from tensorrt_llm.bindings.executor import FinishReason
 
 from spec_cascade.engines.tensorrt_llm.commit import commit
-from spec_cascade.engines.tensorrt_llm.decision import Decided, Turn, decide
-from spec_cascade.engines.tensorrt_llm.drafts import Drafts
-from spec_cascade.engines.tensorrt_llm.followed import Followed, is_ours, leave, spare
+from spec_cascade.engines.tensorrt_llm.decision import Decisions, Turn, decide
+from spec_cascade.engines.tensorrt_llm.drafts import DraftBook, Drawn
+from spec_cascade.engines.tensorrt_llm.followed import Followed, is_ours, leave, reject_unheard, spare, tag_of
+from spec_cascade.engines.tensorrt_llm.injection import give_up
 from spec_cascade.engines.tensorrt_llm.inspection import check_instance
 from spec_cascade.engines.tensorrt_llm.reports import Report
-from spec_cascade.engines.tensorrt_llm.rows import Rows, add_biases, rows_of
-from spec_cascade.errors import ConfigError, EngineError
+from spec_cascade.engines.tensorrt_llm.rows import RowSpan, add_biases, rows_of
+from spec_cascade.errors import ConfigError
 from spec_cascade.verify import to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -47,41 +47,15 @@ _BEAM = 0
 _GREEDY = getattr(stock, "GREEDY", None)
 
 
-@dataclass(slots=True)
-class _Decisions:
-    """What was decided in one call of `sample_async`, by ``py_request_id``; a batch is the target's or the drafter's.
-
-    Attributes:
-        decided: Of the target's requests that are ours.
-        drafted: Of the drafter's requests that belong to those.
-    """
-
-    decided: Decided = field(default_factory=Decided)
-    drafted: dict[int, int] = field(default_factory=dict)
-
-    def block(self, request: Any) -> Block | None:
-        """What a request of the target's gets; None where TensorRT-LLM decides."""
-        return None if request.py_is_draft else self.decided.blocks.get(request.py_request_id)
-
-    def drafted_token(self, request: Any) -> int | None:
-        """The next token of a request of the drafter's; None where TensorRT-LLM draws it."""
-        return self.drafted.get(request.py_request_id) if request.py_is_draft else None
-
-    def first_token(self, request: Any) -> int | None:
-        """The token that a prompt gets of us, if any."""
-        block = self.block(request)
-        return self.drafted_token(request) if block is None else block.token_ids[0]
-
-
 class CascadeSampler(TorchSampler):  # type: ignore[misc]  # tensorrt_llm publishes no types
     """Decides by deferral rules which drafted tokens stand; made from a `TorchSampler` by `adopt`."""
 
     _settings: SamplerSettings
     _contract: Contract | None
-    _drafts: Drafts
+    _drafts: DraftBook
     _report: Callable[[list[Report]], None]
     _reports: list[Report]
-    _current: _Decisions
+    _current: Decisions
 
     @classmethod
     def adopt(
@@ -108,8 +82,8 @@ class CascadeSampler(TorchSampler):  # type: ignore[misc]  # tensorrt_llm publis
         adopted._report = report
         adopted._reports = []
         adopted._contract = contract
-        adopted._drafts = Drafts(settings.vocab_size)
-        adopted._current = _Decisions()
+        adopted._drafts = DraftBook(settings.vocab_size)
+        adopted._current = Decisions()
         return adopted
 
     def should_provide_draft_probs(self, request: Any) -> bool:
@@ -125,29 +99,24 @@ class CascadeSampler(TorchSampler):  # type: ignore[misc]  # tensorrt_llm publis
         resource_manager: Any = None,
     ) -> Any:
         """Decide, then sample as TensorRT-LLM does; see the module."""
-        logits, requests = model_outputs["logits"], scheduled_requests.all_requests()
-        decisions = _Decisions()
-        if requests and requests[0].py_is_draft:
-            decisions.drafted = self._drafts.draw(scheduled_requests, logits, num_context_logits_prefix_sum)
-            for request in requests:
-                if request.py_request_id in decisions.drafted:
-                    spare(request, _GREEDY)
-        else:
-            # Before anything else: in the base class a bias or a minimal length changes the rows in place.
-            turns = list(self._turns(scheduled_requests, num_context_logits_prefix_sum))
-            decisions.decided = decide(turns, logits, vocab_size=self._settings.vocab_size)
-            self._drafts.forget()
+        requests = scheduled_requests.all_requests()
+        if requests and not self._keeps_promises(requests[0]):
+            self.__class__ = TorchSampler
+            return self.sample_async(scheduled_requests, model_outputs, num_context_logits_prefix_sum, resource_manager)
+        decisions = self._decide(scheduled_requests, model_outputs["logits"], num_context_logits_prefix_sum)
         state = super().sample_async(scheduled_requests, model_outputs, num_context_logits_prefix_sum, resource_manager)
-        self._feed_on(requests, decisions.drafted)
+        if decisions.drawn is not None:
+            self._feed_on(requests, decisions.drawn)
         state.spec_cascade = decisions
         return state
 
     @torch.inference_mode()
     def update_requests(self, state: Any, resource_manager: Any = None) -> None:
         """Commit what was decided."""
-        decisions: _Decisions = state.spec_cascade
+        decisions: Decisions = state.spec_cascade
         if state.sampler_event is not None:
             state.sampler_event.synchronize()  # the copy to the host would overwrite what is written there now
+        decisions.drafted = self._drafts.fetch(decisions.drawn)
         for request in state.scheduled_requests.context_requests:
             token = decisions.first_token(request)
             if token is not None:
@@ -158,7 +127,7 @@ class CascadeSampler(TorchSampler):  # type: ignore[misc]  # tensorrt_llm publis
         try:
             super().update_requests(state, resource_manager)
         finally:
-            self._current = _Decisions()
+            self._current = Decisions()
             for request in state.scheduled_requests.generation_requests:
                 # Nobody else does: what is not drafted for in the next round would still carry this one's rows.
                 request.py_draft_logits = None
@@ -211,16 +180,36 @@ class CascadeSampler(TorchSampler):  # type: ignore[misc]  # tensorrt_llm publis
         """With drafts the base class adds a bias to rows of others, and for some batches fails for everybody."""
         add_biases(logits, requests, request_steps.tolist())
 
-    def _turns(self, scheduled: Any, context_rows: Sequence[int]) -> Any:
+    def _decide(self, scheduled: Any, logits: Tensor, context_rows: Sequence[int]) -> Decisions:
+        """What is ours to decide of a batch, before the base class changes its rows: it adds biases in place."""
+        requests = scheduled.all_requests()
+        if requests and requests[0].py_is_draft:
+            drawn = self._drafts.draw(scheduled, logits, context_rows)
+            for request in requests:
+                if drawn is not None and request.py_request_id in drawn.request_ids:
+                    spare(request, _GREEDY)
+            return Decisions(drawn=drawn)
+        refused: dict[int, str] = {}
+        turns = list(self._turns(scheduled, context_rows, refused))
+        decided = decide(turns, logits, vocab_size=self._settings.vocab_size)
+        decided.broken.update(refused)
+        self._drafts.forget()
+        return Decisions(decided)
+
+    def _turns(self, scheduled: Any, context_rows: Sequence[int], refused: dict[int, str]) -> Iterator[Turn]:
         for rows in rows_of(scheduled, context_rows):
             request = rows.request
             if request.is_finished or (request.is_context_init_state and not request.is_last_context_chunk):
                 continue
-            followed = self._follow(request)
+            try:
+                followed = self._follow(request)
+            except ConfigError as error:
+                refused[request.py_request_id] = str(error)
+                continue
             if followed is not None:
                 yield self._turn(rows, followed)
 
-    def _turn(self, rows: Rows, followed: Followed) -> Turn:
+    def _turn(self, rows: RowSpan, followed: Followed) -> Turn:
         request, sequence = rows.request, followed.sequence
         followed.catch_up(request)
         limit = min(sequence.request.sampling.max_tokens, self.max_seq_len - len(sequence.request.prompt_ids))
@@ -229,49 +218,66 @@ class CascadeSampler(TorchSampler):  # type: ignore[misc]  # tensorrt_llm publis
         return Turn(followed, rows, self._drafts.take(request, followed, room))
 
     def _follow(self, request: Any) -> Followed | None:
+        """A request as one of ours; None where TensorRT-LLM decides for it.
+
+        Raises:
+            ConfigError: It asks for what cannot be done, and nobody has allowed the stock verifier to stand in.
+        """
         followed = Followed.of(request)
         if followed is not None:
             return followed
-        self._check(request)
         if not is_ours(request):
+            reject_unheard(request)
             return None
         try:
             followed = Followed.begin(request, self._settings)
-        except ConfigError as error:
-            # Its sender's own check has let it through: to raise here would end every other request as well.
-            log.error("request %s is decoded without a rule: %s", request.py_client_id, error)
-            leave(request)
-            return None
+        except Exception as error:  # a rule may be anybody's code: what it raises here would end every other request
+            log.exception("request %s cannot be decoded by its rule", request.py_client_id)
+            if self._settings.fallback == "stock" and tag_of(request) is None:
+                leave(request)
+                return None
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError("deferral_rule", "of the request", "one that can be made; see the server's log") from None
         self._drafts.follow(followed)
         spare(request, _GREEDY)
         return followed
 
-    def _check(self, request: Any) -> None:
-        """See on the first request that it has what we read: its class does not show that."""
-        contract, self._contract = self._contract, None
+    def _keeps_promises(self, request: Any) -> bool:
+        """See on the first request that it has what we read: its class does not show that.
+
+        Returns:
+            False where it has not, and TensorRT-LLM's own verifier is to stand in.
+
+        Raises:
+            EngineError: It has not, and nobody has allowed that.
+        """
+        contract = self._contract
         if contract is None:
-            return
+            return True
         broken = [str(promise) for promise in check_instance(contract, "LlmRequest", request) if promise.need == "must"]
         if broken:
-            self._contract = contract
-            raise EngineError(f"requests are not as the contract {contract.name} says: {'; '.join(broken)}")
+            give_up(self._settings, f"requests are not as the contract {contract.name} says", broken)
+            return False
+        self._contract = None
+        return True
 
-    def _feed_on(self, requests: Sequence[Any], drafted: dict[int, int]) -> None:
+    def _feed_on(self, requests: Sequence[Any], drawn: Drawn) -> None:
         """Write drafted tokens where the drafter's next forward reads them, behind what the base class wrote there."""
-        places = [(r.py_seq_slot, drafted[r.py_request_id]) for r in requests if r.py_request_id in drafted]
-        if not places:
-            return
-        slots, tokens = to_device(places, torch.long, self.store.new_tokens.device).T
-        self.store.new_tokens[0, slots, _BEAM] = tokens.to(self.store.new_tokens.dtype)
+        slot_of = {request.py_request_id: request.py_seq_slot for request in requests}
+        store = self.store.new_tokens
+        slots = to_device([slot_of[request_id] for request_id in drawn.request_ids], torch.long, store.device)
+        store[0, slots, _BEAM] = drawn.token_ids.to(store.dtype)
 
     def _commit(self, request: Any, block: Block, already_added: int = 0) -> int:
         """Add what stands of a block; returns how many tokens the request has of it."""
-        added = commit(request, block.token_ids, self._ends(request), already_added=already_added)
         followed = Followed.of(request)
         assert followed is not None
+        position = followed.sequence.num_emitted
+        added = commit(request, block.token_ids, self._ends(request), already_added=already_added)
         followed.sequence.token_ids += block.token_ids[:added]
         if followed.tag is not None:
-            self._reports.append(Report(followed.tag, block))
+            self._reports.append(Report(followed.tag, position, block))
         return added
 
     def _ends(self, request: Any) -> Callable[[int], bool]:
@@ -287,12 +293,12 @@ class CascadeSampler(TorchSampler):  # type: ignore[misc]  # tensorrt_llm publis
         return False
 
     def _break_off(self, requests: Sequence[Any], broken: dict[int, str]) -> None:
-        """End the requests whose rows make no distribution, before the base class gives them a token."""
+        """End the requests that nothing was decided for, before the base class gives them a token."""
         for request in requests:
             if request.py_request_id not in broken:
                 continue
             request.finish_by(FinishReason.CANCELLED, _BEAM)
-            followed = Followed.of(request)
-            assert followed is not None
-            if followed.tag is not None:
-                self._reports.append(Report(followed.tag, None, broken[request.py_request_id]))
+            followed, tag = Followed.of(request), tag_of(request)
+            if tag is not None:
+                position = followed.sequence.num_emitted if followed else 0
+                self._reports.append(Report(tag, position, None, broken[request.py_request_id]))

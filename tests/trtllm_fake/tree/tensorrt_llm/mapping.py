@@ -13,4 +13,6 @@ class Mapping:
     rank: int = 0
     tp_size: int = 1
     pp_size: int = 1
+    cp_size: int = 1
+    enable_attention_dp: bool = False
     cp_config: dict[str, str] = field(default_factory=dict)

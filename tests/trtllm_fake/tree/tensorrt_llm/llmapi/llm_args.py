@@ -167,7 +167,13 @@ class TorchLlmArgs(StrictBaseModel):
     def parallel_config(self) -> Any:
         """How the model lies on GPUs."""
         size = self.tensor_parallel_size * self.pipeline_parallel_size * self.context_parallel_size
-        mapping = Mapping(world_size=size, tp_size=self.tensor_parallel_size, pp_size=self.pipeline_parallel_size)
+        mapping = Mapping(
+            world_size=size,
+            tp_size=self.tensor_parallel_size,
+            pp_size=self.pipeline_parallel_size,
+            cp_size=self.context_parallel_size,
+            enable_attention_dp=self.enable_attention_dp,
+        )
         return SimpleNamespace(world_size=size, is_multi_gpu=size > 1, to_mapping=lambda: mapping)
 
     def get_runtime_sizes(self) -> tuple[int, int, int | None, int]:
