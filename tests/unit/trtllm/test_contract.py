@@ -20,7 +20,9 @@ from spec_cascade.engines.tensorrt_llm.contract import (
     load_contracts,
 )
 from spec_cascade.engines.tensorrt_llm.inspection import NotInstalledError, check_instance, inspect_installed
+from spec_cascade.engines.tensorrt_llm.signatures import kind_of
 from tests.trtllm_fake import Bench, FakeModel, installed
+from tests.unit.trtllm.playing import playing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,12 +31,16 @@ if TYPE_CHECKING:
 SHAPES = {"s1": "trtllm-1.2.0rc3-rc5", "s15": "trtllm-1.2.1", "s2": "trtllm-1.3.0rc2-rc3"}
 
 
+def table_of(shape: str) -> Contract:
+    """The table that a shape of the fake was written from."""
+    return next(table for table in load_contracts() if table.name == SHAPES[shape])
+
+
 # The tables.
 
 
 def test_the_tables_are_the_three_spans_newest_first():
-    assert [table.shape for table in load_contracts()] == ["s2", "s15", "s1"]
-    assert {table.shape: table.name for table in load_contracts()} == SHAPES
+    assert [table.name for table in load_contracts()] == [SHAPES[shape] for shape in ("s2", "s15", "s1")]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +62,7 @@ def test_the_tables_are_the_three_spans_newest_first():
     ],
 )
 def test_a_version_stands_for_one_table_or_for_none(version, shape):
-    assert [table.shape for table in load_contracts() if table.covers(version)] == ([shape] if shape else [])
+    assert [t.name for t in load_contracts() if t.covers(version)] == ([SHAPES[shape]] if shape else [])
 
 
 def written(directory: Path, name: str, **entries: Any) -> Path:
@@ -84,7 +90,6 @@ def test_a_table_states_differences_from_its_base(tmp_path):
         tmp_path,
         "own",
         contract="own",
-        shape="o",
         base="base",
         versions=["1"],
         functions=[{"in": "m", "name": "g", "params": ["c"]}],
@@ -97,7 +102,7 @@ def test_a_table_states_differences_from_its_base(tmp_path):
     assert {m.name: m.params for m in promise.methods} == {"one": (), "two": ("x",)}
 
 
-GOOD = {"contract": "own", "shape": "o", "versions": ["1"], "modules": {"m": "pack.m"}}
+GOOD = {"contract": "own", "versions": ["1"], "modules": {"m": "pack.m"}}
 
 
 @pytest.mark.parametrize(
@@ -118,7 +123,8 @@ GOOD = {"contract": "own", "shape": "o", "versions": ["1"], "modules": {"m": "pa
         ({"base": "own"}, "the tables stand on each other: own.yaml"),
         ({"base": "nobody"}, "nobody.yaml: no such contract table"),
         ({"base": ["a"]}, "base: must be the name of a table"),
-        ({"shape": None}, "shape"),
+        ({"versions": None}, "versions"),
+        ({"shape": "s1"}, "shape"),
     ],
 )
 def test_a_table_that_is_none_is_refused_with_its_name(tmp_path, entries, message):
@@ -135,16 +141,17 @@ def test_a_table_that_is_none_is_refused_with_its_name(tmp_path, entries, messag
 def test_every_shape_keeps_its_own_promises_and_breaks_those_of_the_others(shape):
     with installed(shape, threaded=False):
         inspection = inspect_installed()
-    assert [report.contract.shape for report in inspection.reports if report.holds] == [shape]
+    assert [report.contract.name for report in inspection.reports if report.holds] == [SHAPES[shape]]
     assert inspection.matched is not None
     assert inspection.matched.contract.name == SHAPES[shape]
     assert inspection.matched.broken == (), inspection.lines()
     assert inspection.remark is None
 
 
-@pytest.mark.parametrize("table", load_contracts(), ids=lambda table: table.shape)
-def test_live_objects_have_what_is_read_of_them(table):
-    with installed(table.shape, threaded=False):
+@pytest.mark.parametrize("shape", SHAPES)
+def test_live_objects_have_what_is_read_of_them(shape):
+    table = table_of(shape)
+    with installed(shape, threaded=False):
         model = FakeModel(rows=lambda token_ids: torch.eye(8)[list(token_ids)], vocab_size=8)
         bench = Bench(model, model)
         request = bench.add([1, 2, 3], max_tokens=12)
@@ -165,6 +172,38 @@ def test_live_objects_have_what_is_read_of_them(table):
 def test_without_tensorrt_llm_there_is_nothing_to_hold_them_against():
     with pytest.raises(NotInstalledError, match="not installed"):
         inspect_installed()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_our_sampler_overrides_is_what_the_table_says_and_nothing_else(shape):
+    table = table_of(shape)
+    listed = {m.name: m for m in table.class_promise("TorchSampler").methods if m.use == "overridden"}
+    with playing(shape):
+        theirs = importlib.import_module(table.modules["sampler"]).TorchSampler
+        ours = importlib.import_module("spec_cascade.engines.tensorrt_llm.sampler").CascadeSampler
+        own = {name for name, held in vars(ours).items() if kind_of(held) is not None and hasattr(theirs, name)}
+        assert own == listed.keys()
+        for name, method in listed.items():
+            parameters = inspect.signature(getattr(theirs, name)).parameters
+            names = [*(() if method.kind == "staticmethod" else ("self",)), *method.params, *method.kw]
+            assert list(parameters) == names
+            # Ours takes them by place and by name, as TensorRT-LLM may give either.
+            taken = inspect.signature(getattr(ours, name))
+            keywords = dict.fromkeys(method.kw)
+            taken.bind(*names[: len(names) - len(method.kw)], **keywords)
+            taken.bind(*names[: -len(method.params) - len(method.kw)], **dict.fromkeys(method.params), **keywords)
+
+
+def test_what_an_engine_directory_is_opened_with_is_promised():
+    with installed("s15", threaded=False):
+        arguments = importlib.import_module("tensorrt_llm.llmapi.llm_args")
+        del arguments.update_llm_args_with_extra_dict
+        del arguments.DraftTargetDecodingConfig.__private_attributes__["_allow_greedy_draft_tokens"]
+        inspection = inspect_installed()
+    assert {promise.name for promise in inspection.nearest.must} == {
+        "tensorrt_llm.llmapi.llm_args.update_llm_args_with_extra_dict",
+        "tensorrt_llm.llmapi.llm_args.DraftTargetDecodingConfig._allow_greedy_draft_tokens",
+    }
 
 
 def promises(table: Contract) -> dict[str, Callable[[dict[str, ModuleType]], str]]:
@@ -240,18 +279,18 @@ def _change_kind(alias: str, owner: str, name: str, table: Contract, modules: di
     return f"{table.modules[alias]}.{owner}.{name}"
 
 
-CHANGES = [(table.shape, label) for table in load_contracts() for label in promises(table)]
+CHANGES = [(shape, label) for shape in SHAPES for label in promises(table_of(shape))]
 
 
 @pytest.mark.parametrize(("shape", "label"), CHANGES)
 def test_a_promise_that_is_broken_is_refused_by_name(shape, label):
-    table = next(table for table in load_contracts() if table.shape == shape)
+    table = table_of(shape)
     with installed(shape, threaded=False):
         modules = {alias: __import__(name, fromlist=["_"]) for alias, name in table.modules.items()}
         name = promises(table)[label](modules)
         inspection = inspect_installed()
     assert inspection.matched is None, label
-    assert inspection.nearest.contract.shape == shape
+    assert inspection.nearest.contract is table
     assert name in {promise.name for promise in inspection.nearest.must}
     assert name in inspection.refusal()
 

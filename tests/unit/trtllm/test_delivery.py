@@ -15,7 +15,7 @@ from spec_cascade.engines.tensorrt_llm.delivery import SINGLE_PROCESS, deliver
 from spec_cascade.engines.tensorrt_llm.hook import FILE_NAME, install_hook
 from spec_cascade.engines.tensorrt_llm.receipts import require_receipts, write_receipt
 from spec_cascade.engines.tensorrt_llm.settings import SamplerSettings
-from spec_cascade.engines.tensorrt_llm.startup import VARIABLE
+from spec_cascade.engines.tensorrt_llm.startup import CREATOR, VARIABLE
 from spec_cascade.errors import ConfigError, EngineError
 from tests.unit.trtllm.playing import make, part, playing
 
@@ -30,7 +30,7 @@ STOCK = SamplerSettings(fallback="stock")
 @pytest.fixture
 def creator() -> Iterator[ModuleType]:
     with playing("s15"):
-        yield importlib.import_module(injection.CREATOR)
+        yield importlib.import_module(CREATOR)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import importlib
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from spec_cascade.engines.tensorrt_llm import doctor, smoke
+from spec_cascade.engines.tensorrt_llm.contract import ContractTableError
 from spec_cascade.engines.tensorrt_llm.delivery import SINGLE_PROCESS
 from spec_cascade.engines.tensorrt_llm.doctor import examine
 from spec_cascade.engines.tensorrt_llm.doctor_command import register
@@ -176,6 +176,45 @@ def test_the_environment_is_told_and_what_must_not_be_set_fails(monkeypatch):
     assert unreadable.first_failure.name == VARIABLE
 
 
+SECRET = "c0ffee" * 10
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        json.dumps({"report_address": "/run/reports", "report_key": SECRET}),
+        json.dumps({"report_key": SECRET}),
+        f'{{"report_key": "{SECRET}", ',
+        SECRET,
+    ],
+)
+def test_values_that_may_be_secret_are_not_told(monkeypatch, settings):
+    key = "TLLM_SPAWN_PROXY_PROCESS_IPC_HMAC_KEY"
+    monkeypatch.setenv(key, SECRET)
+    monkeypatch.setenv("TRTLLM_OF_A_LATER_VERSION", SECRET)
+    monkeypatch.setenv(VARIABLE, settings)
+    with playing("s15"):
+        diagnosis = examine()
+    assert {key, "TRTLLM_OF_A_LATER_VERSION", VARIABLE} <= states(diagnosis, "environment").keys()
+    assert "c0ffee" not in json.dumps(diagnosis.as_dict())
+
+
+def test_a_contract_table_that_is_none_is_a_failure_and_the_rest_is_looked_at(monkeypatch):
+    def broken():
+        raise ContractTableError("common.yaml: functions.0.parms: no such field")
+
+    monkeypatch.setattr(doctor, "load_contracts", broken)
+    monkeypatch.setenv("TLLM_LOG_LEVEL", "INFO")
+    with playing("s15"):
+        diagnosis = examine(JOB)
+    assert (diagnosis.first_failure.name, diagnosis.first_failure.detail) == (
+        "tables",
+        "common.yaml: functions.0.parms: no such field",
+    )
+    assert {"TLLM_LOG_LEVEL", "start-up hook"} <= states(diagnosis, "environment").keys()
+    assert states(diagnosis, "generation") == {"a pair": "skipped"}
+
+
 def test_without_tensorrt_llm_it_says_so_and_what_else_it_could_see(app):
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 1
@@ -235,41 +274,3 @@ def test_the_hook_is_installed_and_removed_by_the_command(app, monkeypatch, tmp_
     assert "there was none" in CliRunner().invoke(app, ["doctor", "--remove-hook"]).output
     both = CliRunner().invoke(app, ["doctor", "--install-hook", "--remove-hook"])
     assert isinstance(both.exception, ConfigError)
-
-
-# In a process of its own.
-
-SITE = """
-import os
-assert not os.environ.get("TLLM_SPEC_CASCADE"), "what a user has set for workers is not the doctor's"
-from tests.trtllm_fake.install import installed
-from tests.trtllm_fake.stage import register
-from tests.unit.trtllm.test_doctor import model
-played = installed("s15", threaded=False)
-played.__enter__()
-register("target", model(3))
-register("drafter", model(3, noise=2.0))
-"""
-
-
-@pytest.fixture
-def played_elsewhere(tmp_path, monkeypatch):
-    """Interpreters that are started from here on play the fake from their start."""
-    (tmp_path / "sitecustomize.py").write_text(SITE, encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[3]}")
-
-
-@pytest.mark.usefixtures("played_elsewhere")
-def test_an_engine_runs_in_a_process_of_its_own(monkeypatch):
-    # With it a worker that has the hook would not run the stock verifier when asked to.
-    monkeypatch.setenv(VARIABLE, "{}")
-    stock = smoke.run_apart(replace(JOB, rules=(STOCK,)), 300)
-    ours = smoke.run_apart(replace(JOB, rules=("strict",)), 300)
-    assert (stock.contract, ours.contract) == (None, "trtllm-1.2.1")
-    assert stock.token_ids[STOCK] == ours.token_ids["strict"]
-
-
-@pytest.mark.usefixtures("played_elsewhere")
-def test_what_it_says_before_it_fails_is_told():
-    with pytest.raises(EngineError, match=r"ended with status 1: .*no_such_rule"):
-        smoke.run_apart(replace(JOB, rules=("no_such_rule",)), 300)

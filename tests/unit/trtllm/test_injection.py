@@ -13,6 +13,7 @@ import pytest
 
 from spec_cascade.engines.tensorrt_llm import injection
 from spec_cascade.engines.tensorrt_llm.settings import SamplerSettings
+from spec_cascade.engines.tensorrt_llm.startup import CREATOR
 from spec_cascade.errors import EngineError
 from tests.unit.trtllm.playing import make, part, playing
 
@@ -27,7 +28,7 @@ STOCK = SamplerSettings(fallback="stock")
 @pytest.fixture(params=["s1", "s15", "s2"])
 def creator(request) -> Iterator[ModuleType]:
     with playing(request.param):
-        yield importlib.import_module(injection.CREATOR)
+        yield importlib.import_module(CREATOR)
 
 
 def test_importing_the_plugin_changes_nothing(creator):
@@ -137,6 +138,8 @@ def test_a_default_rule_that_means_nothing_with_argmax_drafts_is_refused(creator
         ({"disable_overlap_scheduler": False}, "disable_overlap_scheduler"),
         ({"speculative_config": None}, "draft-target speculation"),
         ({"max_beam_width": 2}, "max_beam_width"),
+        ({"enable_attention_dp": True}, "enable_attention_dp"),
+        ({"cp_size": 2}, "context_parallel_size"),
     ],
 )
 def test_a_configuration_that_we_do_not_support_stops_the_engine_before_its_sampler_is_made(

@@ -18,7 +18,7 @@ from spec_cascade.engines.tensorrt_llm.inspection import check, check_instance
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TABLE = {"contract": "test", "shape": "t", "versions": ["1.*"], "modules": {"m": "pack.m"}}
+TABLE = {"contract": "test", "versions": ["1.*"], "modules": {"m": "pack.m"}}
 
 
 def contract(**entries: Any) -> Contract:
@@ -175,7 +175,6 @@ def test_a_class_is_what_its_promise_says():
         "in": "m",
         "name": "Owner",
         "bases": ["Base"],
-        "init": ["first", "second"],
         "nested": {"Inner": ["left"]},
         "members": ["RED"],
         "methods": methods,
@@ -188,7 +187,10 @@ def test_a_class_is_what_its_promise_says():
     ("change", "said"),
     [
         ({"bases": ["Other"]}, "pack.m.Owner: expected a subclass of Other, found one of Base, object"),
-        ({"init": ["first", "third"]}, "pack.m.Owner.__init__: expected (first, third), found (first, second=…)"),
+        (
+            {"methods": [{"name": "__init__", "params": ["first", "third"]}]},
+            "pack.m.Owner.__init__: expected (first, third), found (first, second=…)",
+        ),
         ({"nested": {"Inner": ["right"]}}, "pack.m.Owner.Inner.right: expected a field, found fields left"),
         ({"nested": {"Outer": []}}, "pack.m.Owner.Outer: expected a nested class, found nothing of that name"),
         ({"members": ["BLUE"]}, "pack.m.Owner.BLUE: expected a member, found nothing of that name"),
@@ -272,7 +274,7 @@ def test_what_is_only_wished_for_warns_and_says_what_is_lost():
     assert report.holds
     assert report.must == ()
     assert report.lines() == [
-        "test (shape t): holds, 2 warnings",
+        "test: holds, 2 warnings",
         "  warning: pack.m.f: expected a function, found nothing of that name (lost: the fast path)",
         "  warning: pack.m.Fielded.three: expected a field, found fields one, two",
     ]

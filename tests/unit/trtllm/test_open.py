@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -19,10 +19,10 @@ from spec_cascade import open_engine
 from spec_cascade.decoding.request import FinishReason, GenerationRequest
 from spec_cascade.decoding.sampling import SamplingParams
 from spec_cascade.engines.manifest import LLM_CONFIG, FileEntry, Manifest
-from spec_cascade.engines.tensorrt_llm import injection
+from spec_cascade.engines.tensorrt_llm import delivery, injection
 from spec_cascade.engines.tensorrt_llm import open as opening
+from spec_cascade.engines.tensorrt_llm.delivery import AUTOTUNER_VARIABLE
 from spec_cascade.engines.tensorrt_llm.gpus import Gpu
-from spec_cascade.engines.tensorrt_llm.open import AUTOTUNER_VARIABLE
 from spec_cascade.errors import EngineError
 from spec_cascade_build.build import build
 from tests.trtllm_fake import hugging_face, installed, register
@@ -115,6 +115,68 @@ def test_a_machine_without_tensorrt_llm_says_so(directory: Path) -> None:
         open_engine(directory)
 
 
+@pytest.mark.parametrize(
+    ("package", "said"),
+    [
+        (None, "TensorRT-LLM is not installed"),
+        ("import a_library_of_its", r"TensorRT-LLM cannot be imported: ModuleNotFoundError: .*a_library_of_its"),
+    ],
+)
+def test_an_engine_of_several_gpus_says_whether_it_lacks_tensorrt_llm_or_a_part_of_it(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str | None, said: str
+) -> None:
+    shutil.copytree(directory, tmp_path / "engine")
+    manifest = json.loads((tmp_path / "engine" / "manifest.json").read_text())
+    manifest["tensorrt_llm"]["tensor_parallel_size"] = 2
+    (tmp_path / "engine" / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr(delivery, "hook_state", lambda: "installed")
+    monkeypatch.delitem(sys.modules, "mpi4py.MPI", raising=False)
+    if package is not None:
+        (tmp_path / "site" / "tensorrt_llm").mkdir(parents=True)
+        (tmp_path / "site" / "tensorrt_llm" / "__init__.py").write_text(package)
+        monkeypatch.syspath_prepend(tmp_path / "site")
+    with pytest.raises(EngineError, match=said):
+        open_engine(_pointing_to(tmp_path / "engine", str(directory.parent / "target")))
+
+
+def test_an_engine_that_tensorrt_llm_refuses_is_an_error_with_its_reason(
+    played: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PMI_RANK", "0")
+    shutil.copytree(played, tmp_path / "engine")
+    arguments = yaml.safe_load((played / LLM_CONFIG).read_text())
+    _write_arguments(tmp_path / "engine", {**arguments, "no_such_argument": 1})
+    with pytest.raises(EngineError, match=r"(?s)TensorRT-LLM does not start: .*no_such_argument") as caught:
+        open_engine(_pointing_to(tmp_path / "engine", str(played.parent / "target")))
+    assert caught.value.__cause__ is not None
+    assert injection.active() is None
+    assert os.environ["PMI_RANK"] == "0"
+
+
+def test_the_mpi_job_that_triton_was_started_in_is_left_while_an_engine_is_open(
+    played: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = ("OMPI_COMM_WORLD_RANK", "PMIX_NAMESPACE", "PMIX_SERVER_URI2", "PMI_SIZE", "OMPI_MCA_orte_x", "ORTE_X")
+    settings = ("OMPI_MCA_btl", "PMIX_MCA_gds", "PMIX_INSTALL_PREFIX")
+    for name in (*job, *settings):
+        monkeypatch.setenv(name, "as it was")
+    seen: list[set[str]] = []
+
+    def noting(*args: Any, **kwargs: Any) -> delivery.Delivery:
+        seen.append(set(os.environ))
+        return delivery.deliver(*args, **kwargs)
+
+    monkeypatch.setattr(opening, "deliver", noting)
+    engine = open_engine(played)
+    try:
+        (present,) = seen
+        assert present.isdisjoint(job)
+        assert present.issuperset(settings)
+    finally:
+        engine.close()
+    assert {os.environ[name] for name in (*job, *settings)} == {"as it was"}
+
+
 def test_a_model_that_has_gone_is_named(played: Path, tmp_path: Path) -> None:
     shutil.copytree(played, tmp_path / "engine")
     with pytest.raises(EngineError, match=r"target.*holds no checkpoint"):
@@ -131,10 +193,15 @@ def _pointing_to(directory: Path, target: str) -> Path:
 
 def test_arguments_that_are_no_mapping_are_refused(played: Path, tmp_path: Path) -> None:
     shutil.copytree(played, tmp_path / "engine")
-    (tmp_path / "engine" / LLM_CONFIG).write_text(yaml.safe_dump([1]))
-    manifest = json.loads((tmp_path / "engine" / "manifest.json").read_text())
-    entry = FileEntry.of(tmp_path / "engine" / LLM_CONFIG)
-    manifest["files"][LLM_CONFIG] = {"sha256": entry.sha256, "size": entry.size}
-    (tmp_path / "engine" / "manifest.json").write_text(json.dumps(manifest))
+    _write_arguments(tmp_path / "engine", [1])
     with pytest.raises(EngineError, match="is not a mapping"):
         open_engine(tmp_path / "engine")
+
+
+def _write_arguments(directory: Path, arguments: Any) -> None:
+    """Other arguments of the LLM API, as if the build had written them."""
+    (directory / LLM_CONFIG).write_text(yaml.safe_dump(arguments))
+    manifest = json.loads((directory / "manifest.json").read_text())
+    entry = FileEntry.of(directory / LLM_CONFIG)
+    manifest["files"][LLM_CONFIG] = {"sha256": entry.sha256, "size": entry.size}
+    (directory / "manifest.json").write_text(json.dumps(manifest))

@@ -56,19 +56,23 @@ def settings(**fields: Any) -> SimpleNamespace:
     )
 
 
+def mapping(**sizes: Any) -> SimpleNamespace:
+    return SimpleNamespace(**{"pp_size": 1, "cp_size": 1, "enable_attention_dp": False, **sizes})
+
+
 def given(**changes: Any) -> dict[str, Any]:
     return {
         "speculative_config": speculative(),
         "settings": settings(),
-        "mapping": SimpleNamespace(pp_size=1),
+        "mapping": mapping(),
         "max_beam_width": 1,
         **changes,
     }
 
 
-@pytest.fixture(params=[table.shape for table in load_contracts()])
+@pytest.fixture(params=load_contracts(), ids=lambda table: table.name)
 def contract(request) -> Contract:
-    return next(table for table in load_contracts() if table.shape == request.param)
+    return request.param
 
 
 def test_what_we_support_is_let_pass(contract):
@@ -104,9 +108,19 @@ def test_fields_that_a_version_does_not_have_yet_are_none(contract):
         ({"max_beam_width": 2}, "max_beam_width = 2 is not allowed: must be 1", "beams are not drafted for"),
         ({"max_beam_width": True}, "max_beam_width = True is not allowed: must be 1", "beams are not drafted for"),
         (
-            {"mapping": SimpleNamespace(pp_size=2)},
+            {"mapping": mapping(pp_size=2)},
             "pipeline_parallel_size = 2 is not allowed: must be 1",
             "decisions do not travel between pipeline stages",
+        ),
+        (
+            {"mapping": mapping(cp_size=2)},
+            "context_parallel_size = 2 is not allowed: must be 1",
+            "each rank then holds a part of a sequence, and our rules ask for the whole of it",
+        ),
+        (
+            {"mapping": mapping(enable_attention_dp=True)},
+            "enable_attention_dp = True is not allowed: must be False",
+            "each rank then has requests of its own, and only rank 0 reports",
         ),
         (
             {"settings": settings(sampler_type=SamplerType.CPP)},
@@ -147,7 +161,7 @@ def test_what_we_do_not_support_is_refused_by_name_and_with_the_reason(contract,
 
 
 def test_several_reasons_are_all_told(contract):
-    found = refusals(contract, given(max_beam_width=4, mapping=SimpleNamespace(pp_size=2)), draft_mode="argmax")
+    found = refusals(contract, given(max_beam_width=4, mapping=mapping(pp_size=2)), draft_mode="argmax")
     assert [refusal.partition(" = ")[0] for refusal in found] == ["max_beam_width", "pipeline_parallel_size"]
 
 

@@ -157,11 +157,14 @@ del sampler.TorchSampler.process_draft_tokens
     assert "TorchSampler.process_draft_tokens" in run.stderr
 
 
-@pytest.mark.parametrize("value", ["{", "[]", '{"draft_mode": "both"}', '{"rule": "strict"}'])
+@pytest.mark.parametrize(
+    "value", ["{", "[]", '{"draft_mode": "both"}', '{"rule": "strict"}', '{"report_key": "c0ffee"}', '{"c0ffee"']
+)
 def test_settings_that_are_none_stop_the_worker(worker, value):
     run = worker.run(PLAY + CREATE, value)
     assert run.returncode != 0
-    assert f"EngineError: {VARIABLE}: settings" in run.stderr
+    assert f"EngineError: {VARIABLE}: " in run.stderr
+    assert "c0ffee" not in run.stderr, "logs are no place for a key"
 
 
 def test_an_environment_without_the_plugin_cannot_import_tensorrt_llm(tmp_path):

@@ -14,11 +14,10 @@ import typer
 from typer.testing import CliRunner
 
 from spec_cascade.decoding.request import DEFAULT_PRIORITY
-from spec_cascade.engines.tensorrt_llm import injection
 from spec_cascade.engines.tensorrt_llm.contract import load_contracts
 from spec_cascade.engines.tensorrt_llm.delivery import SINGLE_PROCESS
 from spec_cascade.engines.tensorrt_llm.hook import FILE_NAME
-from spec_cascade.engines.tensorrt_llm.startup import VARIABLE
+from spec_cascade.engines.tensorrt_llm.startup import CREATOR, VARIABLE
 from spec_cascade.serving import wire
 from spec_cascade_build.commands import register
 from spec_cascade_build.pair import check_rule, load_pair
@@ -197,7 +196,7 @@ def test_the_table_of_changes_has_every_method_that_is_overridden() -> None:
     own = ast.parse((ENGINE / "sampler.py").read_text(encoding="utf-8"))
     (sampler,) = [n for n in own.body if isinstance(n, ast.ClassDef) and n.name == "CascadeSampler"]
     assert overridden <= {node.name for node in sampler.body if isinstance(node, ast.FunctionDef)}
-    module = injection.CREATOR.rpartition(".")[2]
+    module = CREATOR.rpartition(".")[2]
     assert f"`instantiate_sampler` in `{module}`" in [row[0] for row in table("what | how")]
     assert SINGLE_PROCESS in rows
     assert f"`{FILE_NAME}` in the site directory" in [row[0] for row in table("what | how")]

@@ -99,7 +99,6 @@ class ClassPromise(Located):
 
     Attributes:
         bases: Names of classes among its ancestors.
-        init: Parameters of its constructor, in order.
         nested: Nested dataclasses, and fields that they have.
         fields: Of a dataclass or a pydantic model.
         members: Class attributes, such as an enumeration's members.
@@ -108,7 +107,6 @@ class ClassPromise(Located):
     """
 
     bases: tuple[str, ...] = ()
-    init: tuple[str, ...] | None = None
     nested: dict[str, tuple[str, ...]] = {}
     fields: Names = Names()
     members: tuple[str, ...] = ()
@@ -165,15 +163,12 @@ class Contract(_Entry):
 
     Attributes:
         name: Under which it is reported.
-        shape: Short name of the span, for code that has to do things in two ways.
         versions: Versions that it was written from, as patterns; the shape decides, see `inspection.Inspection`.
         modules: Alias -> module.
-        request_refuse: What a request may not ask for where our rules decide it.
         probes: What its code should do, tried on small inputs.
     """
 
     name: str = Field(alias="contract")
-    shape: str
     versions: tuple[str, ...]
     modules: dict[str, str]
     functions: tuple[FunctionPromise, ...] = ()
@@ -182,7 +177,6 @@ class Contract(_Entry):
     absent: tuple[Absence, ...] = ()
     config: tuple[Requirement, ...] = ()
     environment: tuple[EnvironmentRule, ...] = ()
-    request_refuse: tuple[str, ...] = ()
     probes: tuple[ProbePromise, ...] = ()
 
     @model_validator(mode="after")

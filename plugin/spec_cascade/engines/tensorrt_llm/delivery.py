@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from spec_cascade.engines.tensorrt_llm.reports import Report
     from spec_cascade.engines.tensorrt_llm.settings import SamplerSettings
 
+AUTOTUNER_VARIABLE = "TLLM_AUTOTUNER_CACHE_PATH"
+"""Where TensorRT-LLM reads and writes which kernels are fast; its workers need it as well."""
 SINGLE_PROCESS = "TLLM_WORKER_USE_SINGLE_PROCESS"
 """TensorRT-LLM reads it once in a process's life, when it makes the first engine."""
 

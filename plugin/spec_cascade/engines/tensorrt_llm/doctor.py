@@ -16,22 +16,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spec_cascade.engines.tensorrt_llm.contract import load_contracts
+from spec_cascade.engines.tensorrt_llm.delivery import AUTOTUNER_VARIABLE, SINGLE_PROCESS
 from spec_cascade.engines.tensorrt_llm.hook import hook_path, hook_state
 from spec_cascade.engines.tensorrt_llm.inspection import inspect_installed
 from spec_cascade.engines.tensorrt_llm.requirements import environment_refusals
-from spec_cascade.engines.tensorrt_llm.settings import SamplerSettings
 from spec_cascade.engines.tensorrt_llm.smoke import STOCK, SmokeJob, run_apart
-from spec_cascade.engines.tensorrt_llm.startup import VARIABLE
-from spec_cascade.errors import EngineError, SpecCascadeError
+from spec_cascade.engines.tensorrt_llm.startup import VARIABLE, settings_from
+from spec_cascade.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from spec_cascade.engines.tensorrt_llm.contract import Contract
     from spec_cascade.engines.tensorrt_llm.findings import Inspection
     from spec_cascade.engines.tensorrt_llm.smoke import SmokeResult
 
 State = Literal["ok", "warning", "failed", "skipped"]
 _PREFIXES = ("TLLM_", "TRTLLM_")
+# All others are named, and their values kept: some are keys that sign what processes tell each other.
+_TOLD = frozenset(
+    {
+        AUTOTUNER_VARIABLE,
+        SINGLE_PROCESS,
+        "TLLM_LOG_LEVEL",
+        "TLLM_LOG_FIRST_RANK_ONLY",
+        "TLLM_SPAWN_PROXY_PROCESS",
+        "TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS",
+        "TRTLLM_ENABLE_PDL",
+        "TRTLLM_VISIBLE_DEVICES",
+    }
+)
 _DRIVER = Path("/proc/driver/nvidia/version")
 STRICT = "strict"
 
@@ -87,6 +101,7 @@ class Diagnosis:
 @dataclass(slots=True)
 class _Examination:
     checks: list[Check] = field(default_factory=list)
+    tables: tuple[Contract, ...] = ()
     inspection: Inspection | None = None
 
     def note(self, part: str, name: str, state: State, detail: str) -> None:
@@ -148,7 +163,7 @@ def _gpu_facts() -> Iterator[tuple[str, str]]:
 def _contracts(examination: _Examination) -> None:
     part = "contracts"
     try:
-        tables = load_contracts()
+        examination.tables = tables = load_contracts()
     except EngineError as error:
         examination.note(part, "tables", "failed", str(error))
         return
@@ -181,15 +196,16 @@ def _environment(examination: _Examination) -> None:
     part = "environment"
     for name in sorted(os.environ):
         if name.startswith(_PREFIXES) and name != VARIABLE:
-            examination.note(part, name, "ok", os.environ[name])
-    contract = examination.inspection.nearest.contract if examination.inspection else load_contracts()[0]
-    for refusal in environment_refusals(contract):
-        examination.note(part, refusal.partition(" = ")[0], "failed", refusal)
+            examination.note(part, name, "ok", os.environ[name] if name in _TOLD else "set; its value is not told here")
+    # What must not be set is the same in all tables; where none could be read, that is a failure already.
+    for contract in examination.tables[:1]:
+        for refusal in environment_refusals(contract):
+            examination.note(part, refusal.partition(" = ")[0], "failed", refusal)
     settings = os.environ.get(VARIABLE)
     if settings:
         try:
-            examination.note(part, VARIABLE, "ok", f"default rule {SamplerSettings.from_json(settings).default_rule}")
-        except SpecCascadeError as error:
+            examination.note(part, VARIABLE, "ok", f"default rule {settings_from(settings).default_rule}")
+        except EngineError as error:
             examination.note(part, VARIABLE, "failed", str(error))
     state = hook_state()
     needed = "engines of several GPUs need it: spec-cascade doctor --install-hook"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from spec_cascade.engines.tensorrt_llm.smoke import TIMEOUT_SECONDS, SmokeJob, run_apart
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +32,9 @@ def doctor(
     rule: Annotated[str, typer.Option(help="Deferral rule to try beside strict.")] = "token_v3:alpha=0.5",
     draft_length: Annotated[int, typer.Option(min=1, help="Tokens to draft per round.")] = 4,
     tensor_parallel_size: Annotated[int, typer.Option(min=1, help="GPUs to try it on.")] = 1,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds that an engine may take to start and answer.")
+    ] = TIMEOUT_SECONDS,
     install_hook: Annotated[bool, typer.Option("--install-hook", help="Write the workers' start-up hook.")] = False,
     remove_hook: Annotated[bool, typer.Option("--remove-hook", help="Remove it.")] = False,
 ) -> None:
@@ -41,7 +47,6 @@ def doctor(
     from spec_cascade.engines.tensorrt_llm.doctor import examine
     from spec_cascade.engines.tensorrt_llm.hook import install_hook as install
     from spec_cascade.engines.tensorrt_llm.hook import remove_hook as remove
-    from spec_cascade.engines.tensorrt_llm.smoke import SmokeJob
     from spec_cascade.errors import ConfigError
 
     console = Console(highlight=False)
@@ -66,7 +71,7 @@ def doctor(
         )
     # TensorRT-LLM greets whoever imports it, on the stream that JSON is expected on.
     with contextlib.redirect_stdout(sys.stderr):
-        diagnosis = examine(job)
+        diagnosis = examine(job, run_job=partial(run_apart, timeout_seconds=timeout))
     if as_json:
         console.out(json.dumps(diagnosis.as_dict(), indent=2), highlight=False)
     else:

@@ -60,13 +60,12 @@ class ContractReport:
         if self.should:
             verdict += f", {len(self.should)} warnings"
         marks = [f"  broken: {promise}" for promise in self.must] + [f"  warning: {promise}" for promise in self.should]
-        return [f"{self.contract.name} (shape {self.contract.shape}): {verdict}", *marks]
+        return [f"{self.contract.name}: {verdict}", *marks]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "contract": self.contract.name,
-            "shape": self.contract.shape,
             "holds": self.holds,
             "broken": [asdict(promise) for promise in self.broken],
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,25 +29,56 @@ class Gpu:
 
 
 def present_gpus() -> list[Gpu]:
-    """The GPUs of this machine, as its driver reports them; none where it has no driver, or pynvml is not installed."""
+    """The GPUs that CUDA shows to this process, as their driver reports them.
+
+    None where there is no driver, it does not answer, or pynvml is not installed.
+    """
     try:
         import pynvml
     except ModuleNotFoundError:
         return []
     try:
         pynvml.nvmlInit()
+        try:
+            return [_described(pynvml, handle) for handle in _visible(pynvml)]
+        finally:
+            pynvml.nvmlShutdown()
     except pynvml.NVMLError:
         return []
-    try:
-        handles = (pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount()))
-        return [_described(pynvml, handle) for handle in handles]
-    finally:
-        pynvml.nvmlShutdown()
+
+
+def _visible(pynvml: Any) -> list[Any]:
+    """Handles of what `CUDA_VISIBLE_DEVICES` names, in its order; NVML itself does not look at it."""
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    words = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if words is None:
+        return handles
+    found = []
+    for word in words.split(","):
+        handle = _named(pynvml, handles, word.strip())
+        if handle is None:
+            # CUDA shows nothing behind a name that it does not know.
+            break
+        found.append(handle)
+    return found
+
+
+def _named(pynvml: Any, handles: list[Any], word: str) -> Any:
+    """The handle of an index, of the beginning of a UUID or of a part of a GPU; None where there is none such."""
+    if word.isdecimal():
+        return handles[int(word)] if int(word) < len(handles) else None
+    if word.startswith("MIG-"):
+        return pynvml.nvmlDeviceGetHandleByUUID(word)
+    fitting = [handle for handle in handles if _text(pynvml.nvmlDeviceGetUUID(handle)).startswith(word or "?")]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def _described(pynvml: Any, handle: Any) -> Gpu:
-    name = pynvml.nvmlDeviceGetName(handle)
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total
-    # Older versions of pynvml return bytes.
-    return Gpu(name.decode() if isinstance(name, bytes) else name, memory, (major, minor))
+    return Gpu(_text(pynvml.nvmlDeviceGetName(handle)), memory, (major, minor))
+
+
+def _text(found: str | bytes) -> str:
+    """Older versions of pynvml return bytes."""
+    return found.decode() if isinstance(found, bytes) else found

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from spec_cascade.engines.tensorrt_llm.inspection import NotInstalledError, check_instance, inspect_installed
 from spec_cascade.engines.tensorrt_llm.receipts import write_receipt
 from spec_cascade.engines.tensorrt_llm.requirements import refusals, told
+from spec_cascade.engines.tensorrt_llm.startup import CREATOR
 from spec_cascade.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CREATOR = "tensorrt_llm._torch.pyexecutor.py_executor_creator"
 SAMPLER = "tensorrt_llm._torch.pyexecutor.sampler"
 _NAME = "instantiate_sampler"
 # One that its holder may take again: activating imports the creator, and that may be what activates a worker.

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from spec_cascade.engines.tensorrt_llm.contract import Signature, load_contracts
+from spec_cascade.engines.tensorrt_llm.contract import load_contracts
 from spec_cascade.engines.tensorrt_llm.findings import BrokenPromise, ContractReport, Inspection
 from spec_cascade.engines.tensorrt_llm.probes import PROBES
 from spec_cascade.engines.tensorrt_llm.signatures import (
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         MethodPromise,
         Need,
         Promise,
+        Signature,
     )
 
 _MISSING = object()
@@ -175,9 +176,6 @@ class _Checker:
         for base in promise.bases:
             if base not in ancestors:
                 self._break(where, f"a subclass of {base}", f"one of {', '.join(ancestors)}", promise)
-        if promise.init is not None:
-            constructor = inspect.getattr_static(found, "__init__")
-            self._callable(f"{where}.__init__", constructor, Signature(params=promise.init), promise, bound=True)
         for name, fields in promise.nested.items():
             nested = getattr(found, name, None)
             if isinstance(nested, type):

@@ -18,12 +18,14 @@ from spec_cascade.decoding.tokenizer import Tokenizer, bad_word_sequences
 from spec_cascade.engines.admission import Admission
 from spec_cascade.engines.manifest import AUTOTUNER_CACHE, LLM_CONFIG
 from spec_cascade.engines.protocol import EngineLimits
-from spec_cascade.engines.tensorrt_llm.delivery import deliver
+from spec_cascade.engines.tensorrt_llm.delivery import AUTOTUNER_VARIABLE, deliver
 from spec_cascade.engines.tensorrt_llm.gpus import present_gpus
+from spec_cascade.engines.tensorrt_llm.inspection import import_package
 from spec_cascade.engines.tensorrt_llm.llm import CascadeLLM
+from spec_cascade.engines.tensorrt_llm.mpi_job import leave_mpi_job
 from spec_cascade.engines.tensorrt_llm.reports import ReportListener
 from spec_cascade.engines.tensorrt_llm.settings import SamplerSettings
-from spec_cascade.errors import EngineError
+from spec_cascade.errors import EngineError, SpecCascadeError
 from spec_cascade.rules import parse_rule
 from spec_cascade.yaml_file import read_yaml
 
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
     from spec_cascade.engines.manifest import Manifest
     from spec_cascade.engines.model_reference import TensorrtLlmEntry
     from spec_cascade.engines.tensorrt_llm.reports import Report
-
-AUTOTUNER_VARIABLE = "TLLM_AUTOTUNER_CACHE_PATH"
 
 
 class _Receiver:
@@ -44,6 +44,11 @@ class _Receiver:
         if self.engine is not None:
             self.engine.receive(reports)
 
+    def lost(self) -> None:
+        """Nobody reports any more: the process of rank 0 has ended."""
+        if self.engine is not None:
+            self.engine.lose()
+
 
 def open_tensorrt_llm(directory: Path, manifest: Manifest) -> CascadeLLM:
     """Start TensorRT-LLM on this machine's GPUs.
@@ -53,14 +58,15 @@ def open_tensorrt_llm(directory: Path, manifest: Manifest) -> CascadeLLM:
         manifest: Its manifest.
 
     Raises:
-        EngineError: TensorRT-LLM is not installed or not one that we know, a model is missing, the start-up hook is, or
-            the engine does not verify by our rules.
+        EngineError: TensorRT-LLM is not installed or not one that we know, a model is missing, the start-up hook is,
+            TensorRT-LLM does not start, or the engine does not verify by our rules.
     """
     entry, defaults = manifest.tensorrt_llm, manifest.defaults
     if entry is None:
         raise EngineError(f"{directory}: the manifest has no tensorrt_llm entry: run spec-cascade build again")
     receiver = _Receiver()
     with ExitStack() as stack:
+        stack.callback(os.environ.update, leave_mpi_job())
         settings = SamplerSettings(
             default_rule=defaults.rule,
             draft_mode=defaults.draft_mode,
@@ -69,7 +75,7 @@ def open_tensorrt_llm(directory: Path, manifest: Manifest) -> CascadeLLM:
         )
         if entry.tensor_parallel_size > 1:
             key = secrets.token_hex(16)
-            listener = ReportListener(receiver, key.encode())
+            listener = ReportListener(receiver, key.encode(), receiver.lost)
             stack.callback(listener.close)
             settings = replace(settings, report_address=listener.address, report_key=key)
         # Before TensorRT-LLM is imported, which starts MPI, which hands on the variables of that moment.
@@ -116,15 +122,19 @@ def _start(directory: Path, entry: TensorrtLlmEntry, *, sampled: bool) -> Any:
     # The path says it all: a revision is for the hub.
     arguments.pop("revision", None)
     arguments["skip_tokenizer_init"] = True
+    import_package()
     try:
         from tensorrt_llm import LLM
         from tensorrt_llm.llmapi.llm_args import update_llm_args_with_extra_dict
-    except ModuleNotFoundError as error:
-        raise EngineError("TensorRT-LLM is not installed in this environment") from error
-    ready = update_llm_args_with_extra_dict({}, arguments)
-    # Not a field: it says whether TensorRT-LLM may draft by argmax in one go, or asks the sampler for each token.
-    ready["speculative_config"]._allow_greedy_draft_tokens = not sampled
-    return LLM(**ready)
+
+        ready = update_llm_args_with_extra_dict({}, arguments)
+        # Not a field: it says whether TensorRT-LLM may draft by argmax in one go, or asks the sampler for each token.
+        ready["speculative_config"]._allow_greedy_draft_tokens = not sampled
+        return LLM(**ready)
+    except SpecCascadeError:
+        raise  # ours, from where the sampler is made in this process
+    except Exception as error:  # its own, pydantic's, CUDA's, a worker's
+        raise EngineError(f"TensorRT-LLM does not start: {type(error).__name__}: {error}") from error
 
 
 def _admission(directory: Path, manifest: Manifest) -> Admission:

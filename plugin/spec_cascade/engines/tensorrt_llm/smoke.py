@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from spec_cascade.engines.tensorrt_llm.mpi_job import is_of_mpi_job
 from spec_cascade.engines.tensorrt_llm.startup import VARIABLE
 from spec_cascade.errors import EngineError, SpecCascadeError
 
 PROMPTS = ("The capital of France is", "def fibonacci(n):", "One, two, three, four,")
 STOCK = "stock"
 """In the place of a rule: TensorRT-LLM's own verifier."""
+TIMEOUT_SECONDS = 1800.0
+"""Ample for weights that are read for the first time; a start of MPI that is stuck says nothing and never ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,26 +68,41 @@ class SmokeResult:
     contract: str | None
 
 
-def run_apart(job: SmokeJob, timeout_seconds: float | None = None) -> SmokeResult:
+def run_apart(job: SmokeJob, timeout_seconds: float = TIMEOUT_SECONDS) -> SmokeResult:
     """Run a job in a process of its own.
 
+    Args:
+        job: What to run.
+        timeout_seconds: After which it is ended, and what it has started with it.
+
     Raises:
-        EngineError: It failed; with the last lines of what it said.
+        EngineError: It failed, or took longer; with the last lines of what it said.
     """
-    environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    kept = {name: value for name, value in os.environ.items() if name != VARIABLE and not is_of_mpi_job(name)}
     with tempfile.TemporaryDirectory(prefix="spec-cascade-smoke-") as directory:
         output, said = Path(directory) / "result.json", Path(directory) / "log"
         command = [sys.executable, "-m", __name__, json.dumps(asdict(job)), str(output)]
         with said.open("wb") as log:
             try:
-                code = subprocess.run(
-                    command, env=environment, stdout=log, stderr=log, timeout=timeout_seconds, check=False
-                ).returncode
+                code = _ended(command, kept, log, timeout_seconds)
             except subprocess.TimeoutExpired:
                 raise EngineError(f"no generation after {timeout_seconds:.0f} s: {_last_lines(said)}") from None
         if code != 0 or not output.is_file():
             raise EngineError(f"the generation ended with status {code}: {_last_lines(said)}")
         return SmokeResult(**json.loads(output.read_text(encoding="utf-8")))
+
+
+def _ended(command: list[str], environment: dict[str, str], log: IO[bytes], timeout_seconds: float) -> int:
+    """Run a command to its end; returns its status."""
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        return process.wait(timeout_seconds)
+    except BaseException:
+        # Its workers too: they would keep the memory of their GPUs.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
 
 
 def run(job: SmokeJob) -> SmokeResult:

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
+    from spec_cascade.engines.tensorrt_llm.settings import SamplerSettings
+
 VARIABLE = "TLLM_SPEC_CASCADE"
 """Holds `SamplerSettings` as JSON. Only variables with this prefix are sure to reach the workers."""
 CREATOR = "tensorrt_llm._torch.pyexecutor.py_executor_creator"
+"""The module whose function makes the samplers."""
 
 
 def install() -> None:
@@ -40,14 +43,23 @@ def activate_from_environment() -> None:
     if not text:
         return
     from spec_cascade.engines.tensorrt_llm.injection import activate
+
+    activate(settings_from(text))
+
+
+def settings_from(text: str) -> SamplerSettings:
+    """Read what the variable holds.
+
+    Raises:
+        EngineError: It holds no settings. It does not tell what else: a key may be part of that.
+    """
     from spec_cascade.engines.tensorrt_llm.settings import SamplerSettings
     from spec_cascade.errors import ConfigError, EngineError
 
     try:
-        settings = SamplerSettings.from_json(text)
+        return SamplerSettings.from_json(text)
     except ConfigError as error:
-        raise EngineError(f"{VARIABLE}: {error}") from None
-    activate(settings)
+        raise EngineError(f"{VARIABLE}: {error.field} is not allowed as it is: must be {error.allowed}") from None
 
 
 class _Waiting:
