@@ -17,9 +17,11 @@ from spec_cascade.engines.manifest import FORMAT, Manifest
 from spec_cascade.errors import EngineError
 from spec_cascade.processor import instruction_sets
 from spec_cascade_build.directory import check_replaceable, replaced
+from spec_cascade_build.errors import BuildError
 from spec_cascade_build.pair import Pair, check_rule, load_pair
 from spec_cascade_build.progress import BytesBar, step
 from spec_cascade_build.sources import fingerprint, fingerprint_made
+from spec_cascade_build.tensorrt.lock import MARKER
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,7 +57,7 @@ def build(pair_path: Path, output: Path | None, console: Console, *, force: bool
 
     Raises:
         PairError: The pair file is wrong.
-        BuildError: A source, checkpoint or vocabulary does not allow the build.
+        BuildError: A source, checkpoint or vocabulary does not allow the build, or the directory is of another engine.
     """
     pair = load_pair(pair_path)
     return build_pair(pair, pair_path, output or Path("engines") / pair.name, console, force=force)
@@ -63,15 +65,16 @@ def build(pair_path: Path, output: Path | None, console: Console, *, force: bool
 
 def build_pair(pair: Pair, pair_path: Path, directory: Path, console: Console, *, force: bool = False) -> BuildResult:
     """As `build`, of a pair that was read from ``pair_path``."""
+    _check_engine(directory, pair.engine)
     if pair.engine == "tensorrt_llm":
         from spec_cascade_build.tensorrt_llm.build import build_engine
 
         found, was_there = build_engine(
-            pair, pair_path, directory, console, lambda key: None if force else _up_to_date(directory, key, console)
+            pair, pair_path, directory, console, lambda key: _up_to_date(directory, key, console), force=force
         )
         return BuildResult(directory, found, up_to_date=was_there)
     if pair.engine == "tensorrt":
-        from spec_cascade_build.compiled_pair import build_engines
+        from spec_cascade_build.tensorrt.build import build_engines
 
         found, was_there = build_engines(pair, pair_path, directory, console, force=force)
         return BuildResult(directory, found, up_to_date=was_there)
@@ -94,6 +97,23 @@ def build_pair(pair: Pair, pair_path: Path, directory: Path, console: Console, *
 def library_versions() -> dict[str, str]:
     """Of all that what is built or made depends on."""
     return {name: version(name) for name in LIBRARIES}
+
+
+def _check_engine(directory: Path, engine: str) -> None:
+    """Verify that no other engine's directory would be replaced: hours of compiling may lie beside it.
+
+    Raises:
+        BuildError: It is another engine's.
+    """
+    try:
+        found = Manifest.read(directory).engine
+    except EngineError:
+        found = "tensorrt" if (directory / MARKER).exists() else engine
+    if found != engine:
+        raise BuildError(
+            f"{directory} holds an engine for {found!r}, and the pair is for {engine!r}: remove it or choose another "
+            "place"
+        )
 
 
 def _key(pair: Pair, base: Path, versions: dict[str, str], console: Console) -> str:

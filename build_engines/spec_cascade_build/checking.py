@@ -36,19 +36,18 @@ def check(pair_path: Path, configs: Path | None, console: Console, out: Console)
         check_tensorrt_llm(pair, pair_path, configs, console, out)
         return
     if pair.engine == "tensorrt":
-        from spec_cascade_build.compiled_pair import planned
+        from spec_cascade_build.tensorrt.build import check as check_tensorrt
 
-        plan = planned(pair, pair_path, Path("engines") / pair.name, configs, console)
-        _line(out, f"{pair.name}: the pair file, its rule and what the engines are built for are right")
-        for trouble in plan.tools.trouble:
-            _line(out, f"note: it cannot be built here: {trouble}")
+        check_tensorrt(pair, pair_path, configs, console, out)
         return
     _check_pytorch(pair, pair_path, configs, console)
     _line(out, f"{pair.name}: the pair file, its rule and the sources on this machine are right")
     _line(out, "note: whether the models fit each other and the memory is seen when they are built and opened")
 
 
-def dry_run(pair_path: Path, output: Path | None, configs: Path | None, console: Console, out: Console) -> None:
+def dry_run(
+    pair_path: Path, output: Path | None, configs: Path | None, console: Console, out: Console, *, force: bool = False
+) -> None:
     """Check a pair file, and print what a build would run and write.
 
     Args:
@@ -57,6 +56,7 @@ def dry_run(pair_path: Path, output: Path | None, configs: Path | None, console:
         configs: As for `check`.
         console: Shows progress.
         out: Takes the result.
+        force: Of a build that does all, whatever is there.
 
     Raises:
         PairError: As for `check`.
@@ -70,11 +70,9 @@ def dry_run(pair_path: Path, output: Path | None, configs: Path | None, console:
         dry_run_tensorrt_llm(pair, pair_path, directory, configs, console, out)
         return
     if pair.engine == "tensorrt":
-        from spec_cascade_build.compiled_pair import planned
-        from spec_cascade_build.tensorrt.survey import describe
+        from spec_cascade_build.tensorrt.build import dry_run as dry_run_tensorrt
 
-        _line(out, describe(planned(pair, pair_path, directory, configs, console)).rstrip())
-        _line(out, f"then {directory / 'tokenizer'}/ and {directory / 'manifest.json'} are written")
+        dry_run_tensorrt(pair, pair_path, directory, configs, console, out, force=force)
         _line(out, f"{pair.name}: nothing was run and nothing was written")
         return
     _check_pytorch(pair, pair_path, configs, console)

@@ -57,7 +57,7 @@ def build_command(
 
     console = Console(stderr=True)
     if dry_run:
-        checking.dry_run(pair, output, configs, console, Console())
+        checking.dry_run(pair, output, configs, console, Console(), force=force)
         return
     if check:
         checking.check(pair, configs, console, Console())

@@ -19,7 +19,7 @@ from spec_cascade_build.progress import step
 from spec_cascade_build.wheel import fetch_wheel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console
 
@@ -31,6 +31,7 @@ _PATTERNS = (
     "*.safetensors.index.json",
     "config.json",
     "generation_config.json",
+    "hf_quant_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -86,6 +87,12 @@ def fingerprint(source: Source, base: Path, console: Console) -> dict[str, str]:
     files = sorted({file for pattern in _PATTERNS for file in path.glob(pattern) if file.is_file()})
     with step(console, f"hashing {path}"):
         return {file.name: sha256_of(file) for file in files}
+
+
+def fingerprint_files(path: Path) -> dict[str, str]:
+    """What identifies a file, or all files of a directory: their names and hashes."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return {file.name if file == path else file.relative_to(path).as_posix(): sha256_of(file) for file in files}
 
 
 def fingerprint_made(directory: Path) -> dict[str, str]:
@@ -162,14 +169,32 @@ def _commit(source: Source, console: Console) -> str:
 
 
 def _snapshot(source: Source, console: Console) -> Path:
+    hub = str(source.hub)
+    console.print(f"fetching {hub} from the Hugging Face hub")
+    return fetch_from_hub(hub, source.revision, _PATTERNS, hub)
+
+
+def fetch_from_hub(hub: str, revision: str | None, patterns: Sequence[str], what: str, advice: str = "") -> Path:
+    """Files of a hub model, from the local cache where they are there.
+
+    Args:
+        hub: Id of the model.
+        revision: A commit, branch or tag; None is the main branch.
+        patterns: Of the files' names.
+        what: What to call them.
+        advice: What to do where the hub cannot be reached.
+
+    Raises:
+        BuildError: They cannot be fetched.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    hub = str(source.hub)
-    console.print(f"fetching {hub} from the Hugging Face hub")
     try:
-        return Path(snapshot_download(hub, revision=source.revision, allow_patterns=list(_PATTERNS)))
+        return Path(snapshot_download(hub, revision=revision, allow_patterns=list(patterns)))
     except LocalEntryNotFoundError as error:
-        raise BuildError(f"{hub} is not in the local cache and the Hugging Face hub cannot be reached") from error
+        raise BuildError(
+            f"{what} is not in the local cache and the Hugging Face hub cannot be reached{advice}"
+        ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise BuildError(f"{hub} cannot be fetched from the Hugging Face hub: {str(error).splitlines()[0]}") from error

@@ -1,46 +1,46 @@
-"""`spec-cascade build` of a pair with `engine: tensorrt`: from a pair file to a plan, and from a plan to engines."""
+"""`spec-cascade build` of a pair with `engine: tensorrt`.
+
+drafter/  target/   TensorRT engines, and what made them
+tokenizer/          the target's
+manifest.json
+build/              checkpoints, logs and timings: for the next build
+"""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spec_cascade.engines.manifest import FileEntry
 from spec_cascade.errors import ConfigError
-from spec_cascade_build.directory import replaced, workshop
 from spec_cascade_build.pair import check_rule
 from spec_cascade_build.pair_error import PairError
 from spec_cascade_build.progress import step
 from spec_cascade_build.sources import fetched, fingerprint
+from spec_cascade_build.tensorrt.checked import CheckedModels, check_models, sources_of
 from spec_cascade_build.tensorrt.limits import check_pair
-from spec_cascade_build.tensorrt.plan import ModelSource, Plan, make_plan
-from spec_cascade_build.tensorrt.run import CompiledPair, run_plan
+from spec_cascade_build.tensorrt.manifest import write_manifest
+from spec_cascade_build.tensorrt.plan import ModelSource, Plan, Step, make_plan
+from spec_cascade_build.tensorrt.run import run_plan
+from spec_cascade_build.tensorrt.section import TensorrtSection
 from spec_cascade_build.tensorrt.survey import describe
 from spec_cascade_build.tensorrt.tools import find_tools
-from spec_cascade_build.tensorrt_llm.configs import configs_directory, find_configs
-from spec_cascade_build.vocabulary import check_same_vocabulary
+from spec_cascade_build.tensorrt_llm.configs import configs_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from rich.console import Console
-    from transformers import PreTrainedTokenizerFast
 
+    from spec_cascade.engines.manifest import Manifest
     from spec_cascade_build.pair import Pair, Source
-    from spec_cascade_build.sources import Checkpoint
-    from spec_cascade_build.tensorrt.section import Role, TensorrtSection
+    from spec_cascade_build.tensorrt.section import Role
+    from spec_cascade_build.tensorrt_llm.configs import Configs
 
 
-def check(
-    pair: Pair, section: TensorrtSection, pair_path: Path, configs: Path | None, console: Console, out: Console
-) -> Plan:
+def check(pair: Pair, pair_path: Path, configs: Path | None, console: Console, out: Console) -> None:
     """Check a pair without a GPU, without weights and without TensorRT-LLM, and print what was found.
 
     Args:
         pair: The pair.
-        section: Its `tensorrt` section.
         pair_path: Its file.
         configs: Configuration files of hub models; None looks where the environment says, else on the hub.
         console: Shows progress.
@@ -48,157 +48,144 @@ def check(
 
     Raises:
         PairError: A field does not fit the engine or a model.
-        BuildError: A model cannot be found or converted.
+        BuildError: A model cannot be found or converted, or the models do not share a vocabulary.
     """
-    with step(console, "checking the rule"):
-        check_rule(pair_path, pair)
-    plan = _planned(pair, section, pair_path, Path("engines") / pair.name, configs, console, hashed=False)
-    _print(out, f"{pair.name}: both models can be converted and compiled, for {section.tensor_parallel_size} GPU(s)")
+    checked, plan = _planned(pair, pair_path, Path("engines") / pair.name, configs, console, hashed=False)
+    _print(out, f"{pair.name}: the pair file, its rule and what the engines are built for are right")
+    for note in checked.notes:
+        _print(out, f"note: {note}")
     for trouble in plan.tools.trouble:
-        _print(out, f"note: not on this machine: {trouble}")
-    return plan
+        _print(out, f"note: it cannot be built here: {trouble}")
 
 
 def dry_run(
     pair: Pair,
-    section: TensorrtSection,
     pair_path: Path,
     directory: Path,
     configs: Path | None,
     console: Console,
     out: Console,
-) -> Plan:
-    """Print every command and directory of a build, and what it would skip; nothing is run or written.
+    *,
+    force: bool = False,
+) -> None:
+    """Check a pair, and print every command and directory of its build; nothing is run or written.
 
     Args:
         pair: The pair.
-        section: Its `tensorrt` section.
         pair_path: Its file.
         directory: The engine directory.
         configs: As for `check`.
         console: Shows progress.
         out: Takes the result.
+        force: Of a build that runs every step.
 
     Raises:
         PairError: As for `check`.
         BuildError: As for `check`.
     """
-    with step(console, "checking the rule"):
-        check_rule(pair_path, pair)
-    plan = _planned(pair, section, pair_path, directory, configs, console, hashed=True)
-    _print(out, describe(plan).rstrip())
-    return plan
+    checked, plan = _planned(pair, pair_path, directory, configs, console, hashed=True)
+    for note in (*checked.notes, *_unknown_commits(pair, checked)):
+        _print(out, f"note: {note}")
+    _print(out, describe(plan, force=force).rstrip())
+    _print(out, f"then {directory / 'tokenizer'}/ and {directory / 'manifest.json'} are written, where they differ")
 
 
 def build_engines(
-    pair: Pair, section: TensorrtSection, pair_path: Path, directory: Path, console: Console, *, force: bool = False
-) -> CompiledPair:
-    """Build both engines of a pair, unless they are there, and put the tokenizer beside them.
+    pair: Pair, pair_path: Path, directory: Path, console: Console, *, force: bool = False
+) -> tuple[Manifest, bool]:
+    """Build what is not there yet of an engine directory.
 
     Args:
         pair: The pair.
-        section: Its `tensorrt` section.
         pair_path: Its file.
         directory: The engine directory.
-        console: Told what starts and ends.
-        force: Run every step.
+        console: Shows progress.
+        force: Run every step, whatever is there.
+
+    Returns:
+        The manifest, and whether all was there already.
 
     Raises:
         PairError: A field does not fit the engine or a model.
-        BuildError: A model cannot be fetched or converted, the tokenizers differ, or a command failed.
+        BuildError: The machine, a model or a command does not allow the build.
     """
-    base = pair_path.parent
+    section, base = _section(pair), pair_path.parent
+    tools = find_tools(section.examples, base)
     try:
         check_pair(pair)
-        tools = find_tools(section.examples, base)
-        # Before a hundred gigabytes are fetched.
+        # Before anything is fetched.
         tools.check()
         with step(console, "checking the rule"):
             check_rule(pair_path, pair)
-        with ExitStack() as stack:
-            checkpoints = {
-                role: stack.enter_context(fetched(source, base, console)) for role, source in _sources(pair).items()
-            }
-            tokenizer = _tokenizer(checkpoints, console)
-            sources = {
-                role: ModelSource(checkpoints[role].directory, fingerprint(source, base, console))
-                for role, source in _sources(pair).items()
-            }
-            built = run_plan(make_plan(pair, section, sources, tools, directory, base), console, force=force)
+        checked = check_models(pair, section, base, None, console, tokenizers=True)
+        plan = make_plan(pair, section, _sources(pair, checked, base, console), tools, directory, base)
     except ConfigError as error:
         raise _in_file(pair_path, error) from None
-    return replace(built, files=built.files | _write_tokenizer(tokenizer, directory.absolute()))
+    with ExitStack() as stack:
+
+        def fetch(conversion: Step) -> None:
+            source = _pinned(sources_of(pair)[conversion.role], checked.configs[conversion.role])
+            stack.enter_context(fetched(source, base, console))
+
+        compiled = stack.enter_context(run_plan(plan, console, force=force, fetch=fetch))
+        manifest, was_there = write_manifest(pair, checked, compiled, plan.output)
+    return manifest, was_there and compiled.up_to_date
 
 
 def _planned(
-    pair: Pair,
-    section: TensorrtSection,
-    pair_path: Path,
-    directory: Path,
-    configs: Path | None,
-    console: Console,
-    *,
-    hashed: bool,
-) -> Plan:
-    """A plan of models whose weights need not be there."""
-    base, configs = pair_path.parent, configs_directory(configs)
+    pair: Pair, pair_path: Path, directory: Path, configs: Path | None, console: Console, *, hashed: bool
+) -> tuple[CheckedModels, Plan]:
+    """A check and a plan of models whose weights need not be there."""
+    section, base = _section(pair), pair_path.parent
+    with step(console, "checking the rule"):
+        check_rule(pair_path, pair)
     try:
-        check_pair(pair)
-        sources = {
-            role: _without_weights(source, base, configs, console, hashed=hashed)
-            for role, source in _sources(pair).items()
-        }
-        return make_plan(pair, section, sources, find_tools(section.examples, base), directory, base)
+        checked = check_models(pair, section, base, configs_directory(configs), console, tokenizers=False)
+        sources = _sources(pair, checked, base, console, hashed=hashed)
+        return checked, make_plan(pair, section, sources, find_tools(section.examples, base), directory, base)
     except ConfigError as error:
         raise _in_file(pair_path, error) from None
 
 
-def _sources(pair: Pair) -> dict[Role, Source]:
-    """The two models of a pair that `check_pair` let pass."""
-    if pair.drafter is None:
-        raise ValueError("a pair without a drafter")
-    return {"drafter": pair.drafter, "target": pair.target}
+def _section(pair: Pair) -> TensorrtSection:
+    return pair.tensorrt or TensorrtSection()
 
 
-def _without_weights(
-    source: Source, base: Path, configs: Path | None, console: Console, *, hashed: bool
-) -> ModelSource:
-    found = find_configs(source, base, configs, console)
-    if source.hub is None:
-        return ModelSource(found.directory, fingerprint(source, base, console) if hashed else {})
-    commit = found.commit or source.revision or "main"
-    directory = found.directory if configs is None else _snapshot(source.hub, commit)
-    return ModelSource(directory, {"hub": source.hub, "commit": commit}, found.directory)
+def _sources(
+    pair: Pair, checked: CheckedModels, base: Path, console: Console, *, hashed: bool = True
+) -> dict[Role, ModelSource]:
+    """Where the checkpoints are, or will be once they are fetched."""
+    sources: dict[Role, ModelSource] = {}
+    for role, source in sources_of(pair).items():
+        found = checked.configs[role]
+        if source.hub is None:
+            sources[role] = ModelSource(found.directory, fingerprint(source, base, console) if hashed else {})
+        else:
+            commit = found.commit or f"commit-of-{source.revision or 'main'}"
+            content = {"hub": source.hub, "commit": commit}
+            sources[role] = ModelSource(_snapshot(source.hub, commit), content, found.directory)
+    return sources
 
 
 def _snapshot(hub: str, commit: str) -> Path:
-    """Where the hub's library will keep a model."""
+    """Where the hub's library keeps a model."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE) / f"models--{hub.replace('/', '--')}" / "snapshots" / commit
 
 
-def _tokenizer(checkpoints: Mapping[Role, Checkpoint], console: Console) -> PreTrainedTokenizerFast:
-    """The target's, which the drafter has as well: hours of compiling are not spent on two that differ."""
-    from spec_cascade_build.checkpoints import read_tokenizer
-
-    with step(console, "comparing the tokenizers"):
-        target, drafter = (read_tokenizer(checkpoints[role]) for role in ("target", "drafter"))
-        check_same_vocabulary(target, drafter)
-    return target
+def _pinned(source: Source, found: Configs) -> Source:
+    """The commit that was planned for, also where a branch has moved on since."""
+    return source if found.commit is None else source.model_copy(update={"revision": found.commit})
 
 
-def _write_tokenizer(tokenizer: PreTrainedTokenizerFast, output: Path) -> dict[str, FileEntry]:
-    """Write `tokenizer/`, unless it is there as it would be written; its files, by POSIX path in ``output``."""
-    place = output / "tokenizer"
-    with workshop(output, ".tokenizer-") as shop:
-        tokenizer.save_pretrained(shop, save_jinja_files=False)
-        files = {path.name: FileEntry.of(path) for path in sorted(shop.iterdir())}
-        if files != ({path.name: FileEntry.of(path) for path in sorted(place.iterdir())} if place.is_dir() else None):
-            with replaced(place) as new:
-                for path in shop.iterdir():
-                    path.rename(new / path.name)
-    return {f"tokenizer/{name}": entry for name, entry in files.items()}
+def _unknown_commits(pair: Pair, checked: CheckedModels) -> list[str]:
+    return [
+        f"which commit {source.revision or 'main'} of {source.hub} is, --configs does not say: what is there of the "
+        f"{role} counts as another"
+        for role, source in sources_of(pair).items()
+        if source.hub is not None and checked.configs[role].commit is None
+    ]
 
 
 def _in_file(pair_path: Path, error: ConfigError) -> PairError:

@@ -15,6 +15,8 @@ ABSENT: Any = object()
 """The value of a key that is not there."""
 # `SpeculativeDecodingMode` as it is written down.
 _NONE, _DRAFT_TOKENS_EXTERNAL = 1, 2
+# Weights whose attention reads a paged context from an FP8 KV cache.
+_FP8_KV_CACHE = ("FP8", "NVFP4")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,24 @@ class Demand:
 
 def demands(expected: Expected) -> list[Demand]:
     """All that must hold of one engine."""
-    return [*_speculation(expected), *_batching(expected), *_rows(expected), *_bounds(expected), *_model(expected)]
+    return [
+        *_speculation(expected),
+        *_batching(expected),
+        *_rows(expected),
+        *_bounds(expected),
+        *_model(expected, "pretrained_config."),
+        Demand(
+            "build_config.use_strip_plan",
+            lambda value: value in (ABSENT, False),
+            "false, for the weights must be in the engine",
+            "leave --strip_plan out",
+        ),
+    ]
+
+
+def checkpoint_demands(expected: Expected) -> list[Demand]:
+    """What must hold of a converted checkpoint, before `trtllm-build` spends hours on it."""
+    return [*_model(expected, ""), _paged_kv_cache(expected)]
 
 
 def _speculation(expected: Expected) -> list[Demand]:
@@ -125,12 +144,6 @@ def _rows(expected: Expected) -> list[Demand]:
             "add --gather_generation_logits",
         ),
         _equals("pretrained_config.logits_dtype", expected.logits_dtype, "--logits_dtype"),
-        Demand(
-            "pretrained_config.vocab_size",
-            lambda value: _is_number(value) and value >= expected.vocab_size,
-            f"at least {expected.vocab_size}, the checkpoint's",
-            "convert the checkpoint again",
-        ),
     ]
 
 
@@ -146,33 +159,47 @@ def _bounds(expected: Expected) -> list[Demand]:
     ]
 
 
-def _model(expected: Expected) -> list[Demand]:
-    model = "pretrained_config"
+def _model(expected: Expected, prefix: str) -> list[Demand]:
+    """What the conversion decides; ``prefix`` is where an engine's file has it."""
     ranks = expected.tensor_parallel_size
     split = f"convert for {ranks} ranks"
     found = [
-        _equals(f"{model}.dtype", expected.dtype, "--dtype"),
-        Demand(f"{model}.mapping.tp_size", _is(ranks), str(ranks), split),
-        Demand(f"{model}.mapping.pp_size", _one_or_absent, "1, for drafts need all layers on every rank", split),
-        Demand(f"{model}.mapping.cp_size", _one_or_absent, "1", split),
+        _equals(f"{prefix}dtype", expected.dtype, "--dtype"),
         Demand(
-            f"{model}.quantization.quant_algo",
+            f"{prefix}vocab_size",
+            lambda value: _is_number(value) and value >= expected.vocab_size,
+            f"at least {expected.vocab_size}, the checkpoint's",
+            "convert the checkpoint again",
+        ),
+        Demand(f"{prefix}mapping.tp_size", _is(ranks), str(ranks), split),
+        Demand(f"{prefix}mapping.pp_size", _one_or_absent, "1, for drafts need all layers on every rank", split),
+        Demand(f"{prefix}mapping.cp_size", _one_or_absent, "1", split),
+        Demand(
+            f"{prefix}quantization.quant_algo",
             lambda value: (None if value is ABSENT else value) == expected.quant_algo,
             "null" if expected.quant_algo is None else f'"{expected.quant_algo}"',
             "convert it again with this tensorrt.quantise",
         ),
-        Demand(
-            "build_config.use_strip_plan",
-            lambda value: value in (ABSENT, False),
-            "false, for the weights must be in the engine",
-            "leave --strip_plan out",
-        ),
     ]
     if expected.kv_cache_quant_algo is not None:
         algo = expected.kv_cache_quant_algo
-        key = f"{model}.quantization.kv_cache_quant_algo"
+        key = f"{prefix}quantization.kv_cache_quant_algo"
         found.append(Demand(key, _is(algo), f'"{algo}"', "convert it with --kv_cache_dtype=fp8"))
     return found
+
+
+def _paged_kv_cache(expected: Expected) -> Demand:
+    """`quantize.py` leaves the KV cache of int4_awq in what ModelOpt chose, which may be FP8."""
+    weights = expected.quant_algo
+    allowed = (None, "FP8") if weights in _FP8_KV_CACHE else (None,)
+    field = "quantise_drafter" if expected.role == "drafter" else "quantise"
+    return Demand(
+        "quantization.kv_cache_quant_algo",
+        lambda value: value is ABSENT or value in allowed,
+        f"null{' or FP8' if len(allowed) > 1 else ''}, where quant_algo is {'null' if weights is None else weights}",
+        f"trtllm-build switches paged context attention off for it: set tensorrt.{field} to another, 'fp8' and "
+        "'nvfp4' have such a KV cache, 'int8' and 'int4' none",
+    )
 
 
 def _equals(key: str, value: object, option: str) -> Demand:

@@ -56,11 +56,13 @@ class Architecture:
 
     Attributes:
         family: Whose script converts it.
+        model_type: As transformers calls it; None where it does not say.
         vocab_size: Width of its embedding, padding included.
         num_attention_heads: Of one layer.
     """
 
     family: Family
+    model_type: str | None
     vocab_size: int
     num_attention_heads: int
 
@@ -90,9 +92,10 @@ def read_architecture(directory: Path, whose: str) -> Architecture:
             "tensorrt.quantise"
         )
     try:
-        return Architecture(family, int(config["vocab_size"]), int(config["num_attention_heads"]))
+        vocab_size, heads = int(config["vocab_size"]), int(config["num_attention_heads"])
     except (KeyError, TypeError, ValueError) as error:
         raise BuildError(f"the {whose}'s {path} lacks vocab_size or num_attention_heads: {error!r}") from error
+    return Architecture(family, config.get("model_type"), vocab_size, heads)
 
 
 def _what_can_be_converted(config: dict[str, Any]) -> str:

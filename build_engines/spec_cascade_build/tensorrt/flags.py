@@ -35,6 +35,8 @@ QUANT_ALGO = {
 }
 # Those that convert_checkpoint.py does itself; quantize.py calibrates the others.
 _WEIGHT_ONLY = ("int8", "int4")
+# quantize.py cuts more down without a word in its result.
+_MOST_AWQ_TEXTS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +84,12 @@ def convert_flags(
 
 def quantise_flags(section: TensorrtSection, role: Role, dtype: str, source: Path, output: Path) -> Flags:
     """Of `quantize.py`, which is the same for every family."""
+    quantisation, texts = section.quantisation(role), section.calibration_size
     deciding = {
         "--dtype": dtype,
         "--tp_size": str(section.tensor_parallel_size),
-        "--qformat": section.quantisation(role),
-        "--calib_size": str(section.calibration_size),
+        "--qformat": quantisation,
+        "--calib_size": str(min(texts, _MOST_AWQ_TEXTS) if quantisation == "int4_awq" else texts),
     }
     if section.calibration_dataset is not None:
         deciding["--calib_dataset"] = section.calibration_dataset

@@ -8,7 +8,7 @@ ENGINE_DIR/
         checkpoints/           drafter/  target/: what the engines are compiled from; may go once they are
         partial/STEP/          where a step works until its output is whole
         logs/STEP.log
-        timing/VERSION/        timing caches
+        timing/VERSION/GPU/    timing caches
 ```
 """
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,7 @@ class Step:
 
     Attributes:
         name: ``convert-drafter``, ``convert-target``, ``build-drafter`` or ``build-target``.
+        role: Whose.
         needs: The step whose output it reads; None where that is a source.
         program: What the command line starts with.
         flags: Its options.
@@ -78,6 +80,7 @@ class Step:
     """
 
     name: str
+    role: Role
     needs: str | None
     program: tuple[str, ...]
     flags: Flags
@@ -124,6 +127,17 @@ class Plan:
         """Hash of everything that determines the engines."""
         keys = [step.key for step in self.steps]
         return hashlib.sha256(json.dumps(keys).encode()).hexdigest()
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of what builds the engines, as far as it is here, and the GPU that they are built for."""
+        names = {"TensorRT-LLM": "tensorrt_llm", "ModelOpt": "nvidia-modelopt", "GPU": "gpu"}
+        found = [step.identity["versions"] for step in self.steps]
+        return {names[name]: value for entry in found for name, value in entry.items() if name in names and value}
+
+    def output_of(self, name: str) -> Path:
+        """Where the output of a step is when it is whole."""
+        return next(step.output for step in self.steps if step.name == name)
 
 
 def make_plan(
@@ -180,15 +194,19 @@ class _Planner:
         if is_calibrated(self.section, role):
             script = self.tools.quantiser
             flags = quantise_flags(self._resolved(), role, dtype, directory, partial / "out")
+            versions = {"ModelOpt": self.tools.modelopt}
         else:
             script = self.tools.converter(model.family.name)
             flags = convert_flags(self.section, role, model.family, dtype, directory, partial / "out")
+            versions = {}
+        versions[script.name] = sha256_of(script) if script.is_file() else None
         return Step(
             name=name,
+            role=role,
             needs=None,
             program=(self.tools.python, str(script)),
             flags=flags,
-            identity=self._identity(script.name, flags, self._inputs(role, source), script),
+            identity=self._identity(script.name, flags, self._inputs(role, source), versions),
             produces=("config.json", *self._ranks(".safetensors")),
             output=self.output / "build" / "checkpoints" / role,
             partial=partial,
@@ -198,15 +216,16 @@ class _Planner:
     def build(self, role: Role, conversion: Step) -> Step:
         name = f"build-{role}"
         partial = self.output / "build" / "partial" / name
-        cache = self._timing_caches() / (self.tools.version or "unknown") / f"{self.pair.name}-{role}.cache"
+        cache = self._timing_caches() / f"{self.pair.name}-{role}.cache"
         caches = (cache, partial / "timing.cache")
         flags = build_flags(self.section, role, self.limits, conversion.output, partial / "out", caches)
         return Step(
             name=name,
+            role=role,
             needs=conversion.name,
             program=(self.tools.builder,),
             flags=flags,
-            identity=self._identity(BUILDER, flags, {"checkpoint": conversion.key}, None),
+            identity=self._identity(BUILDER, flags, {"checkpoint": conversion.key}, {"GPU": self.tools.gpu}),
             produces=("config.json", *self._ranks(".engine")),
             output=self.output / role,
             partial=partial,
@@ -236,16 +255,15 @@ class _Planner:
         read = ("config.json", "hub", "commit")
         return {name: value for name, value in source.fingerprint.items() if name in read or ".safetensors" in name}
 
-    def _identity(self, program: str, flags: Flags, inputs: dict[str, str], script: Path | None) -> dict[str, Any]:
-        versions: dict[str, Any] = {"TensorRT-LLM": self.tools.version}
-        if script is not None:
-            versions[script.name] = sha256_of(script) if script.is_file() else None
+    def _identity(
+        self, program: str, flags: Flags, inputs: dict[str, str], versions: dict[str, str | None]
+    ) -> dict[str, Any]:
         return {
             "format": STEP_FORMAT,
             "program": program,
             "flags": flags.deciding,
             "inputs": inputs,
-            "versions": versions,
+            "versions": {"TensorRT-LLM": self.tools.version, **versions},
         }
 
     def _dtype(self) -> str:
@@ -268,6 +286,9 @@ class _Planner:
         return self.output / "build" / "logs" / f"{name}.log"
 
     def _timing_caches(self) -> Path:
-        if self.section.timing_cache is None:
-            return self.output / "build" / "timing"
-        return (self.base / Path(self.section.timing_cache).expanduser()).absolute()
+        """Timings hold for one version and one model of GPU: of another they would choose its kernels."""
+        place = self.output / "build" / "timing"
+        if self.section.timing_cache is not None:
+            place = (self.base / Path(self.section.timing_cache).expanduser()).absolute()
+        gpu = re.sub(r"[^A-Za-z0-9.]+", "-", self.tools.gpu or "unknown")
+        return place / (self.tools.version or "unknown") / gpu

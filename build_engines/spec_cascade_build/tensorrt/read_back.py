@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spec_cascade_build.errors import BuildError
-from spec_cascade_build.tensorrt.demands import ABSENT, Expected, demands
+from spec_cascade_build.tensorrt.demands import ABSENT, Demand, Expected, checkpoint_demands, demands
 from spec_cascade_build.tensorrt.tools import is_supported, supported
 
 if TYPE_CHECKING:
@@ -101,12 +101,32 @@ def read_engine(directory: Path, expected: Expected) -> EngineFacts:
         raise EngineConfigError(f"{path} cannot be read: {error}") from error
     if not (isinstance(config, dict) and {"pretrained_config", "build_config"} <= config.keys()):
         raise EngineConfigError(f"{path} is not an engine's: it has no pretrained_config and build_config")
-    troubles = [*_version_troubles(config, expected), *_value_troubles(config, expected)]
+    troubles = [*_version_troubles(config, expected), *_value_troubles(config, demands(expected))]
     troubles += _file_troubles(directory, config, expected)
     if troubles:
-        listed = "".join(f"\n  - {trouble}" for trouble in troubles)
-        raise EngineConfigError(f"the {expected.role}'s engine is not one to decode with, by {path}:{listed}")
+        told = f"the {expected.role}'s engine is not one to decode with, by {path}:"
+        raise EngineConfigError(_listed(told, troubles))
     return _facts(config)
+
+
+def check_checkpoint(directory: Path, expected: Expected) -> None:
+    """Verify of a converted checkpoint what its engine will be asked for, before it is compiled.
+
+    Raises:
+        BuildError: A value does not hold; all that do not are named.
+    """
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BuildError(f"{path} cannot be read: {error}") from error
+    troubles = _value_troubles(config, checkpoint_demands(expected))
+    if troubles:
+        raise BuildError(_listed(f"the {expected.role}'s checkpoint is not one to compile, by {path}:", troubles))
+
+
+def _listed(told: str, troubles: list[str]) -> str:
+    return told + "".join(f"\n  - {trouble}" for trouble in troubles)
 
 
 def look_up(config: dict[str, Any], key: str) -> Any:
@@ -130,9 +150,9 @@ def _version_troubles(config: dict[str, Any], expected: Expected) -> list[str]:
     return []
 
 
-def _value_troubles(config: dict[str, Any], expected: Expected) -> list[str]:
+def _value_troubles(config: dict[str, Any], wanted: list[Demand]) -> list[str]:
     troubles = []
-    for demand in demands(expected):
+    for demand in wanted:
         value = look_up(config, demand.key)
         if not demand.holds(value):
             shown = "missing" if value is ABSENT else json.dumps(value)

@@ -7,7 +7,6 @@ directory with a valid stamp is a finished one.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import selectors
 import shutil
@@ -18,26 +17,23 @@ from typing import TYPE_CHECKING
 
 from spec_cascade.engines.manifest import FILE_NAME as MANIFEST
 from spec_cascade.engines.manifest import FileEntry
-from spec_cascade_build.directory import check_replaceable
 from spec_cascade_build.errors import BuildError
 from spec_cascade_build.tensorrt.command import RunningCommand, stop
 from spec_cascade_build.tensorrt.interrupts import Interrupts
-from spec_cascade_build.tensorrt.read_back import EngineFacts, read_engines
+from spec_cascade_build.tensorrt.lock import locked
+from spec_cascade_build.tensorrt.read_back import EngineFacts, check_checkpoint, read_engines
 from spec_cascade_build.tensorrt.stamp import FILE_NAME as STAMP
 from spec_cascade_build.tensorrt.stamp import Stamp
 from spec_cascade_build.tensorrt.survey import survey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from rich.console import Console
 
     from spec_cascade_build.tensorrt.plan import Plan, Step
     from spec_cascade_build.tensorrt.section import Role
-
-MARKER = ".tensorrt-build"
-"""By which an engine directory is known as one of these; a running build holds its lock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +44,7 @@ class CompiledPair:
         ran: Names of the steps that ran.
         engines: What each engine's `config.json` says, by role.
         files: Content of the engines' files, by POSIX path relative to the engine directory.
-        versions: Of what built them.
+        versions: Of what built them, and the GPU that they are for.
         key: Hash of everything that determined them.
     """
 
@@ -64,13 +60,17 @@ class CompiledPair:
         return not self.ran
 
 
-def run_plan(plan: Plan, console: Console, *, force: bool = False) -> CompiledPair:
-    """Run what is to be done of a plan, and read both engines back.
+@contextmanager
+def run_plan(
+    plan: Plan, console: Console, *, force: bool = False, fetch: Callable[[Step], object] | None = None
+) -> Iterator[CompiledPair]:
+    """Run what is to be done of a plan, and read both engines back; the directory is locked until the block ends.
 
     Args:
         plan: The plan.
         console: Told what starts and ends.
         force: Run every step.
+        fetch: Called with each conversion that will run, before any command does: its checkpoint is there afterwards.
 
     Raises:
         BuildError: Something that is needed is missing here, the directory holds something else or is being built, or
@@ -78,34 +78,37 @@ def run_plan(plan: Plan, console: Console, *, force: bool = False) -> CompiledPa
         EngineConfigError: The engines are there, and are not what a decoder can use.
     """
     plan.tools.check()
-    check_replaceable(plan.output, MARKER, "a directory of TensorRT engines")
-    interrupts = Interrupts()
-    with _locked(plan.output) as lock, interrupts.as_exceptions():
+    with locked(plan.output) as lock:
         states = survey(plan, force=force)
         to_do = [step for step in plan.steps if states[step.name].kind == "to do"]
         for step in plan.steps:
             if step not in to_do:
                 _tell(console, f"{step.name}: {states[step.name].kind}")
+        for step in to_do:
+            if fetch is not None and step.needs is None:
+                fetch(step)
         if to_do:
             # What it vouches for is about to change.
             (plan.output / MANIFEST).unlink(missing_ok=True)
-            _Crew(plan.jobs, lock, console, interrupts).run(to_do)
+            interrupts = Interrupts()
+            with interrupts.as_exceptions():
+                _Crew(plan, lock, console, interrupts).run(to_do)
         directories = {role: plan.output / role for role in plan.expected}
         engines = read_engines(directories, plan.expected)
-    return CompiledPair(
-        ran=tuple(step.name for step in to_do),
-        engines=engines,
-        files=_files(directories),
-        versions={"tensorrt_llm": engines["target"].version},
-        key=plan.key,
-    )
+        yield CompiledPair(
+            ran=tuple(step.name for step in to_do),
+            engines=engines,
+            files=_files(directories),
+            versions=plan.versions,
+            key=plan.key,
+        )
 
 
 class _Crew:
     """The commands that run at the moment; one thread waits for all of them."""
 
-    def __init__(self, jobs: int, lock: int, console: Console, interrupts: Interrupts) -> None:
-        self._jobs = jobs
+    def __init__(self, plan: Plan, lock: int, console: Console, interrupts: Interrupts) -> None:
+        self._plan = plan
         self._lock = lock
         self._console = console
         self._interrupts = interrupts
@@ -131,7 +134,7 @@ class _Crew:
 
     def _start_ready(self) -> None:
         """Fill the places that are free with steps whose input is there; none after a failure."""
-        while not self._failures and len(self._running) < self._jobs:
+        while not self._failures and len(self._running) < self._plan.jobs:
             pending = {step.name for step in self._waiting} | self._running.keys()
             step = next((step for step in self._waiting if step.needs not in pending), None)
             if step is None:
@@ -143,6 +146,8 @@ class _Crew:
         _clear(step.partial)
         step.log.parent.mkdir(parents=True, exist_ok=True)
         try:
+            if step.needs is not None:
+                check_checkpoint(self._plan.output_of(step.needs), self._plan.expected[step.role])
             with self._interrupts.held_back():
                 command = RunningCommand(step, self._lock)
                 self._running[step.name] = command, time.monotonic()
@@ -215,28 +220,6 @@ def _files(directories: dict[Role, Path]) -> dict[str, FileEntry]:
             found |= {f"{role}/{name}": file.entry for name, file in stamp.files.items()}
             found[f"{role}/{STAMP}"] = FileEntry.of(directory / STAMP)
     return found
-
-
-@contextmanager
-def _locked(output: Path) -> Iterator[int]:
-    """Hold the directory's lock; commands inherit it, so that one that outlives a killed build still holds it."""
-    output.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(output / MARKER, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(descriptor, 64).decode("ascii", "replace").strip() or "unknown"
-        os.close(descriptor)
-        raise BuildError(
-            f"{output} is being built by process {holder}, or a command that it started still runs: wait for it or "
-            "end it"
-        ) from None
-    try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _tell(console: Console, text: str) -> None:

@@ -25,7 +25,7 @@ class TensorrtSection(Section):
             the others are calibrated on a GPU.
         quantise_drafter: Those of the drafter; None is as the target.
         kv_cache: ``fp8`` for models that are fp8 or nvfp4, else the model's own type.
-        calibration_size: Texts that a calibrated quantisation looks at.
+        calibration_size: Texts that a calibrated quantisation looks at; int4_awq takes the first 32.
         calibration_dataset: Which: a name on the Hugging Face hub or a directory; None is quantize.py's own choice.
         max_input_len: Longest input of one request; None is `defaults.max_seq_len`, for the target is sent the whole
             text so far in every round.
@@ -36,8 +36,8 @@ class TensorrtSection(Section):
         jobs: Commands that run at a time. Two that time kernels on one GPU disturb each other: raise it where only
             conversions overlap or every command has a GPU of its own.
         workers: Ranks that one command handles at a time; trtllm-build has at most one for each GPU.
-        timing_cache: Where kernel timings are kept from build to build, for one model of GPU; None is beside the
-            checkpoints.
+        timing_cache: Where kernel timings are kept from build to build, apart for every version and model of GPU; None
+            is beside the checkpoints.
         examples: The `examples` directory of TensorRT-LLM; None looks where its containers have it.
     """
 

@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
+from spec_cascade.engines.tensorrt_llm.gpus import present_gpus
 from spec_cascade_build.errors import BuildError
 
 BUILDER = "trtllm-build"
@@ -17,7 +19,16 @@ EXAMPLES = (Path("/app/tensorrt_llm/examples"), Path("/app/examples"))
 # Below, options are missing that the commands use; above, trtllm-build and the C++ executor were removed.
 OLDEST, NEWEST = (0, 17), (1, 2)
 
-_ASK_VERSION = "from importlib.metadata import version; print(version('tensorrt_llm'))"
+# Prints a line for each package: its version, or nothing.
+_ASK_VERSIONS = """
+import sys
+from importlib.metadata import PackageNotFoundError, version
+for name in sys.argv[1:]:
+    try:
+        print(version(name))
+    except PackageNotFoundError:
+        print()
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,9 @@ class Tools:
         python: The Python that it runs under: the one that has TensorRT-LLM.
         examples: Holds the conversion scripts.
         version: Of TensorRT-LLM; None where there is none.
+        modelopt: Version of ModelOpt, which calibrates; None where there is none.
+        gpu: The first GPU of this machine, with its compute capability: engines run on such a one only. None where
+            there is none.
         trouble: Why no command could be started; empty where all is well.
     """
 
@@ -36,6 +50,8 @@ class Tools:
     python: str
     examples: Path
     version: str | None
+    modelopt: str | None = None
+    gpu: str | None = None
     trouble: tuple[str, ...] = ()
 
     def converter(self, family: str) -> Path:
@@ -56,7 +72,11 @@ class Tools:
             BuildError: They cannot; it says all that is missing.
         """
         if self.trouble:
-            raise BuildError(f"engine: tensorrt cannot be built here: {'; '.join(self.trouble)}")
+            missing = "; ".join(self.trouble)
+            raise BuildError(
+                f"engine: tensorrt cannot be built here: {missing}. "
+                "spec-cascade build --check and --dry-run work without"
+            )
 
 
 def find_tools(examples: str | None, base: Path) -> Tools:
@@ -69,7 +89,8 @@ def find_tools(examples: str | None, base: Path) -> Tools:
     trouble = []
     found = shutil.which(BUILDER)
     python = interpreter_of(Path(found)) if found else sys.executable
-    version = _version(python) if found else None
+    version, modelopt = _versions(python, "tensorrt_llm", "nvidia-modelopt") if found else (None, None)
+    gpu = _gpu()
     if found is None:
         trouble.append(f"{BUILDER} is not on PATH: run in a container with TensorRT-LLM {supported()}")
     elif version is None:
@@ -81,8 +102,10 @@ def find_tools(examples: str | None, base: Path) -> Tools:
     if place is None:
         where = " and ".join(map(str, places))
         trouble.append(f"no conversion scripts at {where}: give tensorrt.examples, a checkout's examples directory")
+    if gpu is None:
+        trouble.append(f"it has no GPU{'' if find_spec('pynvml') else ' (pynvml is not installed, which finds it)'}")
     builder = str(Path(found).absolute()) if found else BUILDER
-    return Tools(builder, python, (place or places[0]).absolute(), version, tuple(trouble))
+    return Tools(builder, python, (place or places[0]).absolute(), version, modelopt, gpu, tuple(trouble))
 
 
 def is_supported(version: str) -> bool:
@@ -108,10 +131,17 @@ def interpreter_of(script: Path) -> str:
     return sys.executable
 
 
-def _version(python: str) -> str | None:
-    """Of the package in that Python, which is asked for its metadata only: importing it takes a GPU."""
+def _versions(python: str, *names: str) -> list[str | None]:
+    """Of packages in that Python, which is asked for their metadata only: importing them takes a GPU."""
+    command = [python, "-c", _ASK_VERSIONS, *names]
     try:
-        asked = subprocess.run([python, "-c", _ASK_VERSION], capture_output=True, text=True, check=False, timeout=120)
+        asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    return asked.stdout.strip() or None
+        return [None] * len(names)
+    lines = asked.stdout.splitlines()
+    return [line or None for line in lines] if len(lines) == len(names) else [None] * len(names)
+
+
+def _gpu() -> str | None:
+    gpu = next(iter(present_gpus()), None)
+    return None if gpu is None else f"{gpu.name}, compute capability {'.'.join(map(str, gpu.capability))}"

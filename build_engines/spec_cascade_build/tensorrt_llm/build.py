@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import TYPE_CHECKING
 
-from spec_cascade.engines.manifest import FORMAT, Manifest
 from spec_cascade.errors import ConfigError
 from spec_cascade_build.directory import check_replaceable, replaced
 from spec_cascade_build.pair import check_rule
 from spec_cascade_build.pair_error import PairError
 from spec_cascade_build.progress import step
-from spec_cascade_build.sources import fingerprint
 from spec_cascade_build.tensorrt_llm.checked import CheckedPair, check_pair
 from spec_cascade_build.tensorrt_llm.configs import configs_directory
+from spec_cascade_build.tensorrt_llm.inputs import find_inputs
 from spec_cascade_build.tensorrt_llm.machine import check_machine, library_versions
 from spec_cascade_build.tensorrt_llm.plan import plan_build
 from spec_cascade_build.tensorrt_llm.report import print_check, print_plan
@@ -25,11 +22,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from spec_cascade.engines.manifest import Manifest
     from spec_cascade_build.pair import Pair
     from spec_cascade_build.tensorrt_llm.section import TensorrtLlmSection
-
-# Raised by hand when the same inputs give another directory than before.
-BUILD_FORMAT = 1
 
 
 def check(pair: Pair, pair_path: Path, configs: Path | None, console: Console, out: Console) -> CheckedPair:
@@ -79,6 +74,8 @@ def build_engine(
     directory: Path,
     console: Console,
     up_to_date: Callable[[str], Manifest | None],
+    *,
+    force: bool = False,
 ) -> tuple[Manifest, bool]:
     """Build an engine directory, unless it is there.
 
@@ -88,13 +85,15 @@ def build_engine(
         directory: The engine directory, replaced as a whole.
         console: Shows progress.
         up_to_date: The manifest that is in the directory, given a key, if the directory is whole and has that key.
+        force: Build, and quantise, whatever is there.
 
     Returns:
         The manifest, and whether it was there already.
 
     Raises:
         PairError: The pair file is wrong.
-        BuildError: The machine, a model or a command does not allow the build.
+        BuildError: The machine, a model or a command does not allow the build. Logs and quantised checkpoints that
+            are finished stay beside ``directory``; the next try goes on from there.
     """
     section = _section(pair)
     try:
@@ -104,8 +103,8 @@ def build_engine(
     versions = library_versions(
         quantised=section.quantisation("target") != "none" or section.quantisation("drafter") != "none"
     )
-    key = _key(pair, pair_path.parent, versions, gpus[0].name, console)
-    if (manifest := up_to_date(key)) is not None:
+    inputs = find_inputs(pair, pair_path.parent, versions, gpus[0], console)
+    if not force and (manifest := up_to_date(inputs.key)) is not None:
         return manifest, True
     with step(console, "checking the rule"):
         check_rule(pair_path, pair)
@@ -114,23 +113,19 @@ def build_engine(
 
     # Loads transformers.
     from spec_cascade_build.tensorrt_llm.engine import LlmEngineWriter
+    from spec_cascade_build.tensorrt_llm.running import working
 
-    with replaced(directory) as new:
-        writer = LlmEngineWriter(pair, checked, pair_path.parent, new, directory.absolute(), console)
-        return writer.write(key, versions, gpus[0].name), False
+    final = directory.absolute()
+    with working(final, console) as work:
+        if force:
+            work.forget()
+        with replaced(directory) as new:
+            manifest = LlmEngineWriter(pair, checked, inputs, pair_path.parent, new, final, work, console).write()
+        work.clear()
+    return manifest, False
 
 
 def _section(pair: Pair) -> TensorrtLlmSection:
     if pair.tensorrt_llm is None:
         raise ValueError("not a pair of engine tensorrt_llm")
     return pair.tensorrt_llm
-
-
-def _key(pair: Pair, base: Path, versions: dict[str, str], gpu: str, console: Console) -> str:
-    """Hash of everything that determines the engine directory; a source counts by its content, not by its place."""
-    content = pair.model_dump(mode="json")
-    content["target"] = fingerprint(pair.target, base, console)
-    if pair.drafter is not None:
-        content["drafter"] = fingerprint(pair.drafter, base, console)
-    inputs = {"format": [FORMAT, BUILD_FORMAT], "pair": content, "versions": versions, "gpu": gpu}
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

@@ -146,6 +146,12 @@ def _refuse_memory(
         plan = plan_memory(target, drafter, formats, gpu, replace(load, ranks=ranks, fraction=None))
         return plan.sequences > 0
 
+    if load.fraction is not None and fits(memory.gpu, load.ranks):
+        allowed = (
+            f"larger or left out: it holds {memory.kv_tokens} tokens of KV, and one request of defaults.max_seq_len "
+            f"takes {load.tokens_per_sequence}"
+        )
+        raise ConfigError("tensorrt_llm.free_gpu_memory_fraction", load.fraction, allowed)
     more = [n for n in ranks_that_divide(target, drafter) if n > load.ranks and fits(memory.gpu, n)]
     larger = [gpu.name for gpu in GPUS.values() if gpu.memory > memory.gpu.memory and fits(gpu, load.ranks)]
     ways = [f"tensor_parallel_size: {more[0]}"] if more else []

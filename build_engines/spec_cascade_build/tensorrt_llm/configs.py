@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spec_cascade_build.errors import BuildError
+from spec_cascade_build.sources import fetch_from_hub
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +25,9 @@ _FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+    "chat_template.jinja",
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -62,7 +66,7 @@ def find_configs(source: Source, base: Path, configs: Path | None, console: Cons
         BuildError: They cannot be found.
     """
     if source.path is not None:
-        directory = base / Path(source.path).expanduser()
+        directory = local_directory(source.path, base)
         if not (directory / "config.json").is_file():
             raise BuildError(f"{directory} has no config.json: not a Hugging Face checkpoint")
         return Configs(directory, str(directory), None)
@@ -75,22 +79,22 @@ def find_configs(source: Source, base: Path, configs: Path | None, console: Cons
     return Configs(directory, hub, directory.name if _COMMIT.fullmatch(directory.name) else pinned_commit(source))
 
 
+def local_directory(path: str, base: Path) -> Path:
+    """A directory that a pair file names, as the engine directory names it: in full, wherever the build is started.
+
+    Args:
+        path: What the pair file says.
+        base: Where relative paths start.
+    """
+    return (base / Path(path).expanduser()).resolve()
+
+
 def pinned_commit(source: Source) -> str | None:
     """The commit of a hub model where the pair file names one, not a branch or a tag."""
     return source.revision if source.revision is not None and _COMMIT.fullmatch(source.revision) else None
 
 
 def _from_hub(hub: str, revision: str | None, console: Console) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    console.print(f"fetching the configuration of {hub} from the Hugging Face hub")
-    try:
-        return Path(snapshot_download(hub, revision=revision, allow_patterns=list(_FILES)))
-    except LocalEntryNotFoundError as error:
-        raise BuildError(
-            f"the configuration of {hub} is not in the local cache and the Hugging Face hub cannot be reached: "
-            f"give it with --configs or {VARIABLE}"
-        ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise BuildError(f"{hub} cannot be fetched from the Hugging Face hub: {str(error).splitlines()[0]}") from error
+    what = f"the configuration of {hub}"
+    console.print(f"fetching {what} from the Hugging Face hub")
+    return fetch_from_hub(hub, revision, _FILES, what, f": give it with --configs or {VARIABLE}")

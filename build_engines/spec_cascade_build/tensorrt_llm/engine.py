@@ -10,8 +10,6 @@ manifest.json
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import TYPE_CHECKING
 
 from spec_cascade.engines.manifest import AUTOTUNER_CACHE, LLM_CONFIG, FileEntry, Manifest
@@ -20,10 +18,9 @@ from spec_cascade.errors import EngineError
 from spec_cascade_build.checkpoints import read_tokenizer
 from spec_cascade_build.errors import BuildError
 from spec_cascade_build.progress import step
-from spec_cascade_build.sources import Checkpoint, fingerprint
+from spec_cascade_build.sources import Checkpoint
 from spec_cascade_build.tensorrt_llm.llm_manifest import make_manifest
 from spec_cascade_build.tensorrt_llm.plan import plan_build
-from spec_cascade_build.tensorrt_llm.running import run
 from spec_cascade_build.vocabulary import check_same_vocabulary
 
 if TYPE_CHECKING:
@@ -35,6 +32,8 @@ if TYPE_CHECKING:
     from spec_cascade_build.pair import Pair
     from spec_cascade_build.tensorrt_llm.checked import CheckedPair
     from spec_cascade_build.tensorrt_llm.configs import Configs
+    from spec_cascade_build.tensorrt_llm.inputs import Inputs
+    from spec_cascade_build.tensorrt_llm.running import Work
     from spec_cascade_build.tensorrt_llm.section import Role
 
 _UNHASHED = ("autotuner", "logs")
@@ -46,52 +45,63 @@ class LlmEngineWriter:
     Args:
         pair: What to build.
         checked: What a check found.
+        inputs: What determines the directory.
         base: Where the pair's relative paths start.
         directory: An empty directory.
         final: Where it will stand in the end.
+        work: Runs the commands.
         console: Shows what is being done.
     """
 
     def __init__(
-        self, pair: Pair, checked: CheckedPair, base: Path, directory: Path, final: Path, console: Console
+        self,
+        pair: Pair,
+        checked: CheckedPair,
+        inputs: Inputs,
+        base: Path,
+        directory: Path,
+        final: Path,
+        work: Work,
+        console: Console,
     ) -> None:
         self._pair = pair
         self._checked = checked
+        self._inputs = inputs
         self._base = base
         self._directory = directory
         self._final = final
+        self._work = work
         self._console = console
 
-    def write(self, key: str, versions: dict[str, str], gpu: str) -> Manifest:
+    def write(self) -> Manifest:
         """Write everything, the manifest last.
-
-        Args:
-            key: Hash of everything that determines the directory.
-            versions: Of the libraries that it depends on.
-            gpu: Name of this machine's GPUs.
 
         Raises:
             BuildError: A model cannot be fetched, the tokenizers differ, or a command fails.
         """
+        section = self._pair.tensorrt_llm
+        if section is None:
+            raise ValueError("not a pair of engine tensorrt_llm")
         plan = plan_build(self._pair, self._checked, self._base, self._directory, self._final)
         self._write_tokenizer()
-        for command in plan.quantise.values():
-            run(command, self._directory, self._console)
+        for role, command in plan.quantise.items():
+            identity = self._inputs.quantisation(role, section)
+            self._work.quantise(role, command, identity, self._directory / role)
         (self._directory / LLM_CONFIG).write_text(plan.llm_config, encoding="utf-8")
         cache = (self._directory / AUTOTUNER_CACHE).parent
         cache.mkdir()
-        run(plan.warm_up, self._directory, self._console)
+        self._work.run(plan.warm_up)
+        self._work.copy_logs((*plan.quantise.values(), plan.warm_up), self._directory / "logs")
         with step(self._console, "hashing"):
             files = {name: FileEntry.of(self._directory / name) for name in hashed_names(self._directory)}
-            contents = self._contents()
         manifest = make_manifest(
             self._pair,
             self._checked,
-            key=key,
+            key=self._inputs.key,
             files=files,
-            versions=versions,
-            contents=contents,
-            autotuner_gpu=gpu if any(cache.iterdir()) else None,
+            versions=self._inputs.versions,
+            contents={role: self._inputs.content(role) for role in self._inputs.places},
+            autotuner_gpu=self._inputs.gpu[0] if any(cache.iterdir()) else None,
         )
         manifest.write(self._directory)
         return manifest
@@ -109,16 +119,6 @@ class LlmEngineWriter:
             tokenizers.append(read_tokenizer(Checkpoint(directory, None, configs.title)))
         check_same_vocabulary(*tokenizers)
         tokenizers[0].save_pretrained(self._directory / "tokenizer", save_jinja_files=False)
-
-    def _contents(self) -> dict[Role, str]:
-        """Hashes of models that are directories elsewhere."""
-        contents: dict[Role, str] = {}
-        roles: tuple[Role, Role] = ("target", "drafter")
-        for role, source in zip(roles, (self._pair.target, self._pair.drafter), strict=True):
-            if source is not None and source.path is not None and not (self._directory / role).is_dir():
-                hashes = fingerprint(source, self._base, self._console)
-                contents[role] = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
-        return contents
 
 
 def hashed_names(directory: Path) -> Iterator[str]:

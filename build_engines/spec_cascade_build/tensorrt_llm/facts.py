@@ -15,17 +15,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VisionFacts:
-    """The image encoder of a checkpoint that has one; text requests never use it, but it is loaded.
-
-    Attributes:
-        parameters: Of the encoder and of what projects its output, together.
-    """
-
-    parameters: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
     """A dense decoder.
 
@@ -46,9 +35,9 @@ class ModelFacts:
         mlp_bias: Whether the feed-forward's projections have biases.
         sliding_layers: Layers that attend to a window only.
         sliding_window: That window; None where no layer has one.
-        dtype: Type of the weights that are not quantised; None where the checkpoint does not say.
         quantisation: How it is quantised already; None where it is not.
-        vision: Its image encoder; None where it has none.
+        vision_parameters: Of its image encoder and of what projects its output, together; 0 where it has none. Text
+            requests never use them, but they are loaded.
         eos_token_ids: Ids that end an answer.
     """
 
@@ -68,9 +57,8 @@ class ModelFacts:
     mlp_bias: bool
     sliding_layers: int
     sliding_window: int | None
-    dtype: str | None
     quantisation: Quantisation | None
-    vision: VisionFacts | None
+    vision_parameters: int
     eos_token_ids: tuple[int, ...]
 
 
@@ -114,9 +102,8 @@ def read_facts(directory: Path, whose: str) -> ModelFacts:
         mlp_bias=bool(read.values.get("mlp_bias", False)),
         sliding_layers=sliding,
         sliding_window=window,
-        dtype=config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype"),
         quantisation=checkpoint_quantisation(config, _optional_json(directory / "hf_quant_config.json"), whose),
-        vision=_vision(config, hidden, directory / "config.json"),
+        vision_parameters=_vision_parameters(config, hidden, directory / "config.json"),
         eos_token_ids=_end_ids(directory, config, text),
     )
 
@@ -158,10 +145,10 @@ def _windows(values: dict[str, Any], layers: int) -> tuple[int | None, int]:
     return window, layers if pattern is None else layers - layers // pattern
 
 
-def _vision(config: dict[str, Any], hidden: int, path: Path) -> VisionFacts | None:
+def _vision_parameters(config: dict[str, Any], hidden: int, path: Path) -> int:
     """SigLIP, the one encoder of the families that are planned for, and Gemma's projector behind it."""
     if not (values := config.get("vision_config")):
-        return None
+        return 0
     read = _Reader({"num_channels": 3, **values}, path)
     width, inner = read.number("hidden_size"), read.number("intermediate_size")
     patch = read.number("patch_size")
@@ -169,7 +156,7 @@ def _vision(config: dict[str, Any], hidden: int, path: Path) -> VisionFacts | No
     layer = 4 * (width * width + width) + 2 * width * inner + inner + width + 4 * width
     encoder = width * read.number("num_channels") * patch * patch + width + positions * width
     encoder += read.number("num_hidden_layers") * layer + 2 * width
-    return VisionFacts(parameters=encoder + width * hidden + width)
+    return encoder + width * hidden + width
 
 
 def _end_ids(directory: Path, config: dict[str, Any], text: dict[str, Any]) -> tuple[int, ...]:

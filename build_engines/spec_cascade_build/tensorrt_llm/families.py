@@ -33,8 +33,20 @@ _GEMMA3 = Family(
     norms=4,
     qk_norm=True,
     tied=True,
-    # The 27B model's file says neither how wide its vocabulary is nor how long its context.
-    defaults={"vocab_size": 262208, "max_position_embeddings": 131072, "sliding_window_pattern": 6},
+    # Those of transformers' Gemma3TextConfig: published files leave out what equals them. The 4B model's says neither
+    # how many heads it has nor how wide they are, the 27B model's not how wide its vocabulary is.
+    defaults={
+        "vocab_size": 262208,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 131072,
+        "sliding_window": 4096,
+        "sliding_window_pattern": 6,
+    },
 )
 
 # By model_type.

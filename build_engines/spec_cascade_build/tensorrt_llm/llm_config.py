@@ -58,8 +58,6 @@ def llm_arguments(
         drafter: Where the drafter is.
     """
     revision = {} if target.revision is None else {"revision": target.revision}
-    sizes = section.graph_batch_sizes(defaults.max_batch_size)
-    limit = {} if memory.max_tokens is None else {"max_tokens": memory.max_tokens}
     return {
         "model": target.name,
         **revision,
@@ -76,22 +74,30 @@ def llm_arguments(
         "max_beam_width": 1,
         "max_num_tokens": section.max_num_tokens,
         "max_seq_len": defaults.max_seq_len,
-        "kv_cache_config": {
-            "dtype": section.kv_cache,
-            "enable_block_reuse": section.enable_block_reuse,
-            "enable_partial_reuse": section.enable_block_reuse,
-            "free_gpu_memory_fraction": memory.free_fraction,
-            "tokens_per_block": TOKENS_PER_BLOCK,
-            **limit,
-        },
-        # Of batch sizes and the largest one TensorRT-LLM wants only one.
-        "cuda_graph_config": {"batch_sizes": list(sizes), "enable_padding": True} if sizes else None,
+        "kv_cache_config": _kv_cache(section, memory),
+        "cuda_graph_config": _cuda_graphs(section.graph_batch_sizes(defaults.max_batch_size)),
         "speculative_config": {
             "decoding_type": "DraftTarget",
             "max_draft_len": defaults.draft_length,
             "speculative_model": drafter.name,
         },
     }
+
+
+def _kv_cache(section: TensorrtLlmSection, memory: MemoryPlan) -> dict[str, Any]:
+    return {
+        "dtype": section.kv_cache,
+        "enable_block_reuse": section.enable_block_reuse,
+        "enable_partial_reuse": section.enable_block_reuse,
+        "free_gpu_memory_fraction": memory.free_fraction,
+        "tokens_per_block": TOKENS_PER_BLOCK,
+        **({} if memory.max_tokens is None else {"max_tokens": memory.max_tokens}),
+    }
+
+
+def _cuda_graphs(sizes: tuple[int, ...]) -> dict[str, Any] | None:
+    """Of batch sizes and the largest one TensorRT-LLM wants only one."""
+    return {"batch_sizes": list(sizes), "enable_padding": True} if sizes else None
 
 
 def llm_yaml(arguments: dict[str, Any]) -> str:

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from spec_cascade_build.pair import Pair, Source
     from spec_cascade_build.tensorrt_llm.checked import CheckedPair
-    from spec_cascade_build.tensorrt_llm.configs import Configs
-    from spec_cascade_build.tensorrt_llm.section import Role
+    from spec_cascade_build.tensorrt_llm.section import Role, TensorrtLlmSection
 
 TOKENIZER = "tokenizer/tokenizer.json"
 UNKNOWN = "(known when built)"
@@ -52,15 +51,6 @@ def make_manifest(
     section, drafter = pair.tensorrt_llm, pair.drafter
     if section is None or drafter is None:
         raise ValueError("not a pair of engine tensorrt_llm")
-    models: dict[Role, tuple[Source, Configs]] = {
-        "target": (pair.target, checked.target_configs),
-        "drafter": (drafter, checked.drafter_configs),
-    }
-    references = {
-        role: _reference(role, *models[role], checked, section.quantisation(role) != "none", contents)
-        for role in models
-    }
-    tokenizer = files.get(TOKENIZER)
     return Manifest(
         format=FORMAT,
         name=pair.name,
@@ -69,19 +59,13 @@ def make_manifest(
         drafter=DrafterEntry(kind="model"),
         compiled=None,
         defaults=engine_defaults(pair),
-        vocabulary=Vocabulary(
-            vocab_size=checked.vocabulary.size,
-            target_logits=checked.target.logits,
-            drafter_logits=checked.drafter.logits,
-            eos_token_ids=checked.target.eos_token_ids,
-            tokenizer_hash=UNKNOWN if tokenizer is None else tokenizer.sha256,
-        ),
+        vocabulary=_vocabulary(checked, files.get(TOKENIZER)),
         files=files,
         versions=versions,
         key=key,
         tensorrt_llm=TensorrtLlmEntry(
-            target=references["target"],
-            drafter=references["drafter"],
+            target=_reference("target", pair.target, checked, section, contents),
+            drafter=_reference("drafter", drafter, checked, section, contents),
             gpu=checked.memory.gpu.name,
             tensor_parallel_size=section.tensor_parallel_size,
             autotuner_gpu=autotuner_gpu,
@@ -108,13 +92,24 @@ def engine_defaults(pair: Pair) -> EngineDefaults:
     return EngineDefaults(**values | {"max_draft_length": pair.defaults.draft_length, "fallback": False})
 
 
+def _vocabulary(checked: CheckedPair, tokenizer: FileEntry | None) -> Vocabulary:
+    return Vocabulary(
+        vocab_size=checked.vocabulary.size,
+        target_logits=checked.target.logits,
+        drafter_logits=checked.drafter.logits,
+        eos_token_ids=checked.target.eos_token_ids,
+        tokenizer_hash=UNKNOWN if tokenizer is None else tokenizer.sha256,
+    )
+
+
 def _reference(
-    role: Role, source: Source, configs: Configs, checked: CheckedPair, quantised: bool, contents: Mapping[Role, str]
+    role: Role, source: Source, checked: CheckedPair, section: TensorrtLlmSection, contents: Mapping[Role, str]
 ) -> ModelReference:
+    configs = checked.target_configs if role == "target" else checked.drafter_configs
     weights = checked.formats[role == "drafter"].weights
-    if quantised:
+    if section.quantisation(role) != "none":
         # The build wrote it into the directory, under its role.
         return ModelReference(directory=role, weights=weights)
     if source.hub is not None:
         return ModelReference(hub=source.hub, commit=configs.commit or UNKNOWN, weights=weights)
-    return ModelReference(directory=str(configs.directory.absolute()), content=contents[role], weights=weights)
+    return ModelReference(directory=str(configs.directory), content=contents[role], weights=weights)

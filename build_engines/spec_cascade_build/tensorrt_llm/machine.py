@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from spec_cascade.engines.tensorrt_llm.gpus import present_gpus
 from spec_cascade.errors import ConfigError
 from spec_cascade_build.errors import BuildError
-from spec_cascade_build.tensorrt_llm.gpus import GIB, THIS, planned_gpu
+from spec_cascade_build.tensorrt_llm.gpus import GIB, GPUS, THIS, planned_gpu
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from spec_cascade.engines.tensorrt_llm.gpus import Gpu
     from spec_cascade_build.tensorrt_llm.section import TensorrtLlmSection
 
-VERSIONS = "1.2."
-"""How the version of a TensorRT-LLM begins that understands what is written here."""
+# What understands `llm.yaml`: early candidates of 1.2.0 know the drafter by another name, `speculative_model_dir`.
+_VERSIONS = re.compile(r"1\.2\.(?!0(a|b|rc[0-7](?!\d)|\.?dev))")
 # A driver reserves some of the memory, another amount in every version.
 _SLACK = 0.98
 _LIBRARIES = ("tensorrt_llm", "torch", "transformers", "tokenizers", "huggingface_hub")
@@ -67,7 +68,7 @@ def _without_tensorrt_llm() -> str | None:
         found = version("tensorrt_llm")
     except PackageNotFoundError:
         return "tensorrt_llm is installed without its version"
-    return None if found.startswith(VERSIONS) else f"tensorrt_llm is {found}, not {VERSIONS}x"
+    return None if _VERSIONS.match(found) else f"tensorrt_llm is {found}, not 1.2.x from 1.2.0rc8 on"
 
 
 def _without_gpus(gpus: list[Gpu], section: TensorrtLlmSection) -> str | None:
@@ -79,11 +80,19 @@ def _without_gpus(gpus: list[Gpu], section: TensorrtLlmSection) -> str | None:
 
 
 def _compare(name: str, here: Gpu) -> None:
-    planned = planned_gpu(name)
-    if here.memory < _SLACK * planned.memory or here.capability < planned.capability:
-        capability = ".".join(map(str, here.capability))
-        raise ConfigError(
-            "tensorrt_llm.gpu",
-            name,
-            f"this, or the GPU that is here: {here.name}, {here.memory / GIB:.1f} GiB, compute capability {capability}",
-        )
+    if _is_like(here, planned_gpu(name)):
+        return
+    # Of the GPUs that can be named, those that this one is, to the reserve.
+    names = [known for known, gpu in GPUS.items() if _is_like(here, gpu) and _is_like(gpu, here)]
+    capability = ".".join(map(str, here.capability))
+    raise ConfigError(
+        "tensorrt_llm.gpu",
+        name,
+        f"{' or '.join([*names, THIS])}: the GPU that is here is {here.name}, {here.memory / GIB:.1f} GiB, compute "
+        f"capability {capability}",
+    )
+
+
+def _is_like(gpu: Gpu, planned: Gpu) -> bool:
+    """Whether a GPU can take the place of another."""
+    return gpu.memory >= _SLACK * planned.memory and gpu.capability >= planned.capability

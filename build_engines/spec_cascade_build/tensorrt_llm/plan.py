@@ -5,13 +5,15 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spec_cascade.engines.manifest import AUTOTUNER_CACHE, LLM_CONFIG
+from spec_cascade_build.tensorrt_llm.inputs import calibration_texts
 from spec_cascade_build.tensorrt_llm.llm_config import ModelPlace, llm_arguments, llm_yaml
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from spec_cascade_build.pair import Pair, Source
     from spec_cascade_build.tensorrt_llm.checked import CheckedPair
     from spec_cascade_build.tensorrt_llm.configs import Configs
@@ -25,15 +27,15 @@ class Command:
     """A command of a build.
 
     Attributes:
+        name: What it is called; its output goes to `logs/NAME.log`.
         title: What it does.
         arguments: The program and its arguments.
         environment: Variables beside the caller's.
-        log: File in the engine directory that takes its output.
     """
 
+    name: str
     title: str
     arguments: tuple[str, ...]
-    log: str
     environment: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -47,7 +49,7 @@ class BuildPlan:
     """A build of an engine directory.
 
     Attributes:
-        quantise: Commands that write quantised checkpoints into the directory, by their roles.
+        quantise: Commands that make quantised checkpoints, by their roles.
         llm_config: Content of `llm.yaml`.
         warm_up: The command that starts TensorRT-LLM once, which fills the autotuner's cache.
     """
@@ -74,7 +76,7 @@ def plan_build(pair: Pair, checked: CheckedPair, base: Path, directory: Path, fi
         "target": (pair.target, checked.target_configs),
         "drafter": (drafter, checked.drafter_configs),
     }
-    original = {role: _place(source, configs, base) for role, (source, configs) in sources.items()}
+    original = {role: _place(source, configs) for role, (source, configs) in sources.items()}
     quantised = [role for role in sources if section.quantisation(role) != "none"]
     here = {role: ModelPlace(name=str(directory / role)) if role in quantised else original[role] for role in sources}
     there = {
@@ -82,27 +84,38 @@ def plan_build(pair: Pair, checked: CheckedPair, base: Path, directory: Path, fi
         for role in sources
     }
     arguments = llm_arguments(section, pair.defaults, checked.memory, there["target"], there["drafter"])
+    work = work_directory(final or directory)
+    texts = calibration_texts(section, base) or section.calibration_dataset
     return BuildPlan(
-        quantise={role: _quantise(role, original[role], section, directory) for role in quantised},
+        quantise={role: _quantise(role, original[role], section, str(texts), work) for role in quantised},
         llm_config=llm_yaml(arguments),
         warm_up=_warm_up(here, directory),
     )
 
 
-def _place(source: Source, configs: Configs, base: Path) -> ModelPlace:
+def work_directory(output: Path) -> Path:
+    """The directory beside an engine directory where its quantised checkpoints are made.
+
+    They and all logs stay there when a build fails.
+    """
+    return output.with_name(f"{output.name}.building")
+
+
+def _place(source: Source, configs: Configs) -> ModelPlace:
     if source.hub is not None:
         return ModelPlace(name=source.hub, revision=configs.commit or source.revision)
-    return ModelPlace(name=str((base / Path(str(source.path)).expanduser()).absolute()))
+    return ModelPlace(name=str(configs.directory))
 
 
-def _quantise(role: Role, place: ModelPlace, section: TensorrtLlmSection, directory: Path) -> Command:
-    arguments = [sys.executable, "-m", f"{_PACKAGE}.quantise", str(place), str(directory / role)]
+def _quantise(role: Role, place: ModelPlace, section: TensorrtLlmSection, texts: str, work: Path) -> Command:
+    name = f"quantise-{role}"
+    arguments = [sys.executable, "-m", f"{_PACKAGE}.quantise", str(place), str(work / "partial" / name)]
     arguments += ["--format", section.quantisation(role), "--kv-cache", section.kv_cache]
-    arguments += ["--dataset", section.calibration_dataset, "--samples", str(section.calibration_size)]
+    arguments += ["--dataset", texts, "--samples", str(section.calibration_size)]
     return Command(
+        name=name,
         title=f"quantising the {role} to {section.quantisation(role)}",
         arguments=tuple(arguments),
-        log=f"logs/quantise-{role}.log",
     )
 
 
@@ -110,8 +123,8 @@ def _warm_up(places: dict[Role, ModelPlace], directory: Path) -> Command:
     arguments = [sys.executable, "-m", f"{_PACKAGE}.warm_up", str(directory / LLM_CONFIG)]
     arguments += ["--target", str(places["target"]), "--drafter", str(places["drafter"])]
     return Command(
+        name="warm-up",
         title="starting TensorRT-LLM once, to fill the autotuner's cache",
         arguments=tuple(arguments),
-        log="logs/warm-up.log",
         environment={"TLLM_AUTOTUNER_CACHE_PATH": str(directory / AUTOTUNER_CACHE)},
     )

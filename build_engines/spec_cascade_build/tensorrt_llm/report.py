@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from spec_cascade.engines.manifest import FILE_NAME, LLM_CONFIG
+from spec_cascade.engines.manifest import AUTOTUNER_CACHE, FILE_NAME, LLM_CONFIG
 from spec_cascade_build.tensorrt_llm.gpus import GIB
 from spec_cascade_build.tensorrt_llm.llm_manifest import planned_manifest
+from spec_cascade_build.tensorrt_llm.plan import work_directory
 from spec_cascade_build.tensorrt_llm.weights import num_parameters
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def print_plan(plan: BuildPlan, pair: Pair, checked: CheckedPair, directory: Pat
     ):
         if source is not None and source.hub is not None:
             _line(console, f"fetch {role}: {source.hub} at {configs.commit or source.revision or 'main'}")
+    work = work_directory(directory)
+    _line(console, f"write: {work}/ (while it runs; logs and finished checkpoints stay there if it fails)")
     for command in plan.quantise.values():
         _line(console, f"run: {command}")
     for role in plan.quantise:
@@ -72,6 +75,9 @@ def print_plan(plan: BuildPlan, pair: Pair, checked: CheckedPair, directory: Pat
     for line in plan.llm_config.splitlines():
         _line(console, f"    {line}")
     _line(console, f"run: {plan.warm_up}")
+    _line(console, f"write: {(directory / AUTOTUNER_CACHE).parent}/ (kernels that were found fast, by TensorRT-LLM)")
+    for command in (*plan.quantise.values(), plan.warm_up):
+        _line(console, f"write: {directory / 'logs' / command.name}.log")
     _line(console, f"write: {directory / FILE_NAME}, with the hashes of these files and the versions that made them")
     for line in json.dumps(asdict(planned_manifest(pair, checked)), indent=2, sort_keys=True).splitlines():
         _line(console, f"    {line}")

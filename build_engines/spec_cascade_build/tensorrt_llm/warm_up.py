@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from spec_cascade.engines.tensorrt_llm.mpi_job import leave_mpi_job
 from spec_cascade.errors import SpecCascadeError
 from spec_cascade.yaml_file import read_yaml
 from spec_cascade_build.errors import BuildError
@@ -27,6 +28,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--target", required=True, help="a checkpoint directory, or organisation/name@commit")
     parser.add_argument("--drafter", required=True, help="likewise")
     given = parser.parse_args(words)
+    leave_mpi_job()
     try:
         warm_up(given.config, str(checkpoint_at(given.target)), str(checkpoint_at(given.drafter)))
     except SpecCascadeError as error:

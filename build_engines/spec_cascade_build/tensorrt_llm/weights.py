@@ -32,8 +32,7 @@ def local_kv_heads(facts: ModelFacts, ranks: int) -> int:
 def num_parameters(facts: ModelFacts) -> int:
     """Parameters of the whole model, tied ones once, its image encoder included."""
     vocabulary = facts.logits * facts.hidden * (1 if facts.tied else 2)
-    vision = 0 if facts.vision is None else facts.vision.parameters
-    return facts.layers * (_linear(facts, 1) + _small(facts, 1)) + vocabulary + facts.hidden + vision
+    return facts.layers * (_linear(facts, 1) + _small(facts, 1)) + vocabulary + facts.hidden + facts.vision_parameters
 
 
 def weight_bytes(facts: ModelFacts, formats: Formats, ranks: int) -> int:
@@ -45,8 +44,7 @@ def weight_bytes(facts: ModelFacts, formats: Formats, ranks: int) -> int:
     linear = facts.layers * _linear(facts, ranks) * WEIGHT_BYTES.get(formats.weights or "", PLAIN_BYTES)
     vocabulary = -(-facts.logits // ranks) * facts.hidden * (1 if facts.tied else 2)
     small = facts.layers * _small(facts, ranks) + facts.hidden
-    vision = 0 if facts.vision is None else facts.vision.parameters
-    return int(linear + PLAIN_BYTES * (vocabulary + small + vision))
+    return int(linear + PLAIN_BYTES * (vocabulary + small + facts.vision_parameters))
 
 
 def kv_bytes_per_token(facts: ModelFacts, formats: Formats, ranks: int) -> float:

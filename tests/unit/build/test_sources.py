@@ -9,7 +9,7 @@ import pytest
 
 from spec_cascade_build.errors import BuildError
 from spec_cascade_build.pair import Source
-from spec_cascade_build.sources import fetched, fingerprint
+from spec_cascade_build.sources import fetched, fingerprint, fingerprint_files
 from tests.unit.build.checkpoints import save_checkpoint
 
 if TYPE_CHECKING:
@@ -38,6 +38,22 @@ def test_content_and_not_place_identifies_a_directory(checkpoint: Path, tmp_path
     assert fingerprint(Source(path=str(tmp_path / "copy")), tmp_path, console) == before
     (checkpoint / "generation_config.json").write_text("{}")
     assert fingerprint(Source(path="model"), tmp_path, console) != before
+
+
+@pytest.mark.parametrize("name", ["hf_quant_config.json", "added_tokens.json"])
+def test_what_says_how_it_is_read_counts(checkpoint: Path, tmp_path: Path, console: Console, name: str) -> None:
+    before = fingerprint(Source(path="model"), tmp_path, console)
+    (checkpoint / name).write_text("{}")
+    assert fingerprint(Source(path="model"), tmp_path, console) != before
+
+
+def test_all_files_of_a_directory_count_by_their_places(tmp_path: Path) -> None:
+    (tmp_path / "texts" / "more").mkdir(parents=True)
+    (tmp_path / "texts" / "more" / "a.txt").write_text("a")
+    (tmp_path / "texts" / "b.txt").write_text("b")
+    found = fingerprint_files(tmp_path / "texts")
+    assert list(found) == ["b.txt", "more/a.txt"]
+    assert fingerprint_files(tmp_path / "texts" / "b.txt") == {"b.txt": found["b.txt"]}
 
 
 def test_files_that_are_not_read_do_not_count(checkpoint: Path, tmp_path: Path, console: Console) -> None:

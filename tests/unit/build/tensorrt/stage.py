@@ -13,6 +13,7 @@ import shutil
 import sys
 import threading
 from dataclasses import dataclass, field
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ from spec_cascade_build.tensorrt.section import TensorrtSection
 from spec_cascade_build.tensorrt.tools import find_tools
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     import pytest
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -37,8 +40,10 @@ SCRIPTS = {
 }
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
     "vocab_size": 1000,
     "hidden_size": 64,
+    "intermediate_size": 128,
     "num_hidden_layers": 2,
     "num_attention_heads": 8,
     "num_key_value_heads": 2,
@@ -117,7 +122,12 @@ class Stage:
 
     def build(self, *, force: bool = False, **section: Any) -> CompiledPair:
         """Do it."""
-        return run_plan(self.plan(**section), Console(file=self.printed, width=200), force=force)
+        with run_plan(self.plan(**section), Console(file=self.printed, width=200), force=force) as compiled:
+            return compiled
+
+    def set_gpu(self, name: str = "NVIDIA H100 80GB HBM3", capability: tuple[int, int] = (9, 0)) -> None:
+        """Put another GPU into the machine."""
+        self.played.joinpath("gpu.json").write_text(json.dumps({"name": name, "capability": capability}))
 
     def wish(self, step: str, what: str, value: object = "") -> None:
         """Ask the program of a step for something."""
@@ -214,10 +224,24 @@ def set_stage(root: Path, monkeypatch: pytest.MonkeyPatch, version: str | None =
         shutil.copy(PROGRAMS / program, stage.examples / place)
     install_builder(root / "bin")
     set_version(root, version)
+    set_version(root, "0.37.0", "nvidia_modelopt")
     monkeypatch.setenv("PATH", f"{root / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", f"{PROGRAMS}:{root / 'packages'}")
     monkeypatch.setenv("PLAYED", str(stage.played))
+    monkeypatch.setitem(sys.modules, "pynvml", _driver())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    stage.set_gpu()
     return stage
+
+
+def _driver() -> ModuleType:
+    """The played binding of the driver, for this process; those that it starts find it on their path."""
+    spec = spec_from_file_location("pynvml", PROGRAMS / "pynvml.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def write_checkpoint(directory: Path, config: dict[str, Any], weights: bytes = b"weights") -> None:
@@ -236,11 +260,11 @@ def install_builder(directory: Path) -> None:
     (directory / "trtllm-build").chmod(0o755)
 
 
-def set_version(root: Path, version: str | None) -> None:
-    """The metadata of an installed TensorRT-LLM, without the package."""
-    shutil.rmtree(root / "packages", ignore_errors=True)
+def set_version(root: Path, version: str | None, package: str = "tensorrt_llm") -> None:
+    """The metadata of an installed TensorRT-LLM, or of another package, without the package."""
+    directory = root / "packages" / f"{package}-0.dist-info"
+    shutil.rmtree(directory, ignore_errors=True)
     if version is not None:
-        directory = root / "packages" / f"tensorrt_llm-{version}.dist-info"
         directory.mkdir(parents=True)
-        text = f"Metadata-Version: 2.1\nName: tensorrt-llm\nVersion: {version}\n"
+        text = f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
         (directory / "METADATA").write_text(text, encoding="utf-8")

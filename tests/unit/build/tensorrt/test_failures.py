@@ -83,8 +83,9 @@ def test_a_program_that_cannot_be_started_is_named(stage: Stage, console: Consol
     builder = stage.root / "bin" / "trtllm-build"
     builder.chmod(0o644)
     assert plan.tools.builder == str(builder)
-    with pytest.raises(BuildError, match=r"build-drafter: .*/trtllm-build cannot be started: Permission denied"):
-        run_plan(plan, console)
+    told = r"build-drafter: .*/trtllm-build cannot be started: Permission denied"
+    with pytest.raises(BuildError, match=told), run_plan(plan, console):
+        pass
 
 
 def test_an_older_engine_stays_until_the_new_one_is_whole(stage: Stage) -> None:
@@ -123,6 +124,31 @@ def test_nothing_is_started_where_a_program_is_missing(stage: Stage) -> None:
     with pytest.raises(BuildError, match=r"TensorRT-LLM 1\.3\.0 is not supported"):
         stage.build()
     assert not stage.output.exists()
+
+
+@pytest.mark.parametrize(("role", "field"), [("target", "quantise"), ("drafter", "quantise_drafter")])
+def test_a_checkpoint_whose_engine_would_not_hold_is_refused_before_it_is_compiled(
+    stage: Stage, role: str, field: str
+) -> None:
+    stage.section |= {"quantise": "none", "quantise_drafter": "none"} | {field: "int4_awq"}
+    stage.wish(f"convert-{role}", "config", {"quantization.kv_cache_quant_algo": "FP8"})
+    with pytest.raises(BuildError) as caught:
+        stage.build()
+    assert f"build-{role}" not in stage.started()
+    first, line = str(caught.value).splitlines()
+    path = stage.output / "build" / "checkpoints" / role / "config.json"
+    assert first == f"the {role}'s checkpoint is not one to compile, by {path}:"
+    assert line.startswith('  - quantization.kv_cache_quant_algo is "FP8", must be null, where quant_algo is W4A16_AWQ')
+    assert f"set tensorrt.{field} to another" in line
+    # Nothing is calibrated again for it.
+    with pytest.raises(BuildError, match="is not one to compile"):
+        stage.build()
+    assert stage.started().count(f"convert-{role}") == 1
+
+
+def test_an_fp8_kv_cache_of_fp8_weights_is_compiled(stage: Stage) -> None:
+    stage.wish("convert-target", "config", {"quantization.kv_cache_quant_algo": "FP8"})
+    assert stage.build(quantise="fp8").engines["target"].kv_cache_quant_algo == "FP8"
 
 
 def test_engines_that_do_not_hold_are_told_and_not_built_again_for_it(stage: Stage) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from spec_cascade_build.errors import BuildError
-from spec_cascade_build.tensorrt.run import MARKER
+from spec_cascade_build.tensorrt.lock import MARKER
 from spec_cascade_build.tensorrt.survey import describe
 from tests.unit.build.tensorrt.stage import STEPS
 

@@ -112,6 +112,13 @@ def test_what_is_calibrated_is_quantised_by_quantize(stage: Stage) -> None:
     assert f"--calib_dataset={stage.root / 'texts'}" in step.command
 
 
+def test_awq_is_not_promised_more_texts_than_it_takes(stage: Stage) -> None:
+    plan = stage.plan(quantise="int4_awq", quantise_drafter="fp8")
+    assert "--calib_size=32" in options(plan, "convert-target")
+    assert "--calib_size=512" in options(plan, "convert-drafter")
+    assert "--calib_size=8" in options(stage.plan(quantise="int4_awq", calibration_size=8), "convert-target")
+
+
 def test_a_data_set_of_the_hub_keeps_its_name(stage: Stage) -> None:
     step = stage.plan(quantise="nvfp4", calibration_dataset="org/texts").steps[0]
     assert "--calib_dataset=org/texts" in step.command
@@ -123,7 +130,7 @@ def test_paths_are_absolute_for_commands_run_elsewhere(stage: Stage) -> None:
             path = word.partition("=")[2]
             assert "/" not in path or path.startswith("/")
     assert stage.plan(timing_cache="timings").steps[-1].timing_cache == (
-        stage.root / "timings" / "1.2.1" / "tiny-target.cache"
+        stage.root / "timings" / "1.2.1" / "NVIDIA-H100-80GB-HBM3-compute-capability-9.0" / "tiny-target.cache"
     )
 
 

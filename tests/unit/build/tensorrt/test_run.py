@@ -12,6 +12,8 @@ from tests.unit.build.tensorrt.stage import LLAMA, STEPS, Building, write_checkp
 if TYPE_CHECKING:
     from tests.unit.build.tensorrt.stage import Events, Stage
 
+GPU = "NVIDIA-H100-80GB-HBM3-compute-capability-9.0"
+
 
 def test_a_build_leaves_two_engines_and_says_what_they_are(stage: Stage) -> None:
     result = stage.build()
@@ -19,7 +21,8 @@ def test_a_build_leaves_two_engines_and_says_what_they_are(stage: Stage) -> None
     assert not result.up_to_date
     target, drafter = result.engines["target"], result.engines["drafter"]
     assert (target.max_draft_len, target.max_seq_len, drafter.max_seq_len) == (5, 512 + 5, 512)
-    assert (target.version, result.versions) == ("1.2.1", {"tensorrt_llm": "1.2.1"})
+    assert target.version == "1.2.1"
+    assert result.versions == {"tensorrt_llm": "1.2.1", "gpu": "NVIDIA H100 80GB HBM3, compute capability 9.0"}
     assert {"target/config.json", "target/rank0.engine", "drafter/config.json", "drafter/rank0.engine"} <= set(
         result.files
     )
@@ -70,12 +73,25 @@ def test_what_a_command_leaves_in_its_directory_goes_with_it(stage: Stage) -> No
 def test_timings_are_handed_from_build_to_build(stage: Stage) -> None:
     stage.section["timing_cache"] = "timings"
     stage.build()
-    cache = stage.root / "timings" / "1.2.1" / "tiny-target.cache"
+    cache = stage.root / "timings" / "1.2.1" / GPU / "tiny-target.cache"
     assert cache.read_text(encoding="utf-8") == "timed\n"
     shutil.rmtree(stage.output)
     stage.build()
     assert cache.read_text(encoding="utf-8") == "timed\ntimed\n"
     assert [path.name for path in cache.parent.iterdir() if path.suffix != ".cache"] == []
+
+
+def test_timings_of_one_gpu_are_not_handed_to_another(stage: Stage) -> None:
+    stage.section["timing_cache"] = "timings"
+    stage.build()
+    stage.set_gpu("NVIDIA A100-SXM4-80GB", (8, 0))
+    assert stage.build().versions["gpu"] == "NVIDIA A100-SXM4-80GB, compute capability 8.0"
+    other = stage.root / "timings" / "1.2.1" / "NVIDIA-A100-SXM4-80GB-compute-capability-8.0" / "tiny-target.cache"
+    assert other.read_text(encoding="utf-8") == "timed\n"
+
+
+def test_what_calibrates_is_among_the_versions(stage: Stage) -> None:
+    assert stage.build(quantise="fp8", quantise_drafter="none").versions["nvidia-modelopt"] == "0.37.0"
 
 
 @pytest.mark.parametrize(

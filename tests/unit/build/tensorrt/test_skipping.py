@@ -54,8 +54,22 @@ def _script(stage: Stage) -> None:
         (_weights("target"), ["convert-target", "build-target"], "its input checkpoint is another"),
         (_script, STEPS, "convert_checkpoint.py was "),
         (lambda stage: set_version(stage.root, "1.2.0"), STEPS, "TensorRT-LLM was 1.2.1, is 1.2.0"),
+        (
+            lambda stage: stage.set_gpu("NVIDIA L40S", (8, 9)),
+            ["build-drafter", "build-target"],
+            "GPU was NVIDIA H100 80GB HBM3, compute capability 9.0, is NVIDIA L40S, compute capability 8.9",
+        ),
     ],
-    ids=["drafts", "length", "quantisation", "the drafter's weights", "the target's weights", "script", "version"],
+    ids=[
+        "drafts",
+        "length",
+        "quantisation",
+        "the drafter's weights",
+        "the target's weights",
+        "script",
+        "version",
+        "gpu",
+    ],
 )
 def test_what_changed_is_done_again_and_nothing_else(
     stage: Stage, change: Callable[[Stage], None], ran: list[str], told: str
@@ -67,6 +81,14 @@ def test_what_changed_is_done_again_and_nothing_else(
     assert second.ran == tuple(ran)
     assert second.key != first.key
     assert stage.build().up_to_date
+
+
+def test_another_modelopt_calibrates_again_and_converts_nothing_else(stage: Stage) -> None:
+    stage.section |= {"quantise": "fp8", "quantise_drafter": "none"}
+    stage.build()
+    set_version(stage.root, "0.38.0", "nvidia_modelopt")
+    assert "ModelOpt was 0.37.0, is 0.38.0" in describe(stage.plan())
+    assert stage.build().ran == ("convert-target", "build-target")
 
 
 @pytest.mark.parametrize(

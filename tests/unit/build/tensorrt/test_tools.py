@@ -23,7 +23,17 @@ def test_all_is_found(stage: Stage) -> None:
     tools = find_tools("examples", stage.root)
     assert tools.builder == str(stage.root / "bin" / "trtllm-build")
     assert (tools.python, tools.examples, tools.version) == (sys.executable, stage.examples, "1.2.1")
+    assert (tools.modelopt, tools.gpu) == ("0.37.0", "NVIDIA H100 80GB HBM3, compute capability 9.0")
     tools.check()
+
+
+def test_a_machine_without_a_gpu_compiles_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    (stage.played / "gpu.json").unlink()
+    with pytest.raises(BuildError, match=r"cannot be built here: it has no GPU\. spec-cascade build --check and"):
+        find_tools("examples", stage.root).check()
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with pytest.raises(BuildError, match=r"it has no GPU \(pynvml is not installed, which finds it\)"):
+        find_tools("examples", stage.root).check()
 
 
 def test_nothing_is_found(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ which order, and what it does when they fail.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import pytest
 
 _LLM = """
-import json, os
+import json, os, signal
 from pathlib import Path
 
 HERE = Path(__file__).parents[1]
@@ -29,6 +30,9 @@ class LLM:
     def __init__(self, **arguments):
         if (HERE / "fail").exists():
             raise SystemExit("CUDA out of memory")
+        if (HERE / "wait").exists():
+            print("started", file=open(HERE / "wait", "w"), flush=True)
+            signal.pause()
         self.arguments = arguments
 
     def __enter__(self):
@@ -49,6 +53,38 @@ class LLM:
 _LLM_ARGS = """
 def update_llm_args_with_extra_dict(llm_args, extra):
     return {**llm_args, **extra}
+"""
+# `quantise` asks for a GPU; whoever else asks is told the truth. The export is what the real one writes, not quantised.
+_MODELOPT = """
+import sys, torch
+
+truth = torch.cuda.is_available
+torch.cuda.is_available = lambda: sys._getframe(1).f_globals["__name__"] == "__main__" or truth()
+"""
+_MODELOPT_QUANTIZATION = """
+FP8_DEFAULT_CFG = {"quant_cfg": {}}
+
+def quantize(model, config, forward_loop):
+    return model
+"""
+_MODELOPT_EXPORT = """
+import json
+from pathlib import Path
+
+HERE = Path(__file__).parents[2]
+
+def export_hf_checkpoint(model, export_dir):
+    with open(HERE / "quantised", "a") as file:
+        print(export_dir, file=file)
+    model.save_pretrained(export_dir)
+    (Path(export_dir) / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "FP8"}}))
+"""
+_MODELOPT_DATASETS = """
+def get_dataset_dataloader(**asked):
+    return []
+
+def create_forward_loop(dataloader):
+    return None
 """
 _NVML = """
 import json
@@ -73,7 +109,18 @@ def nvmlDeviceGetCount():
 def nvmlDeviceGetHandleByIndex(index):
     return GPUS[index]
 
+def nvmlDeviceGetUUID(gpu):
+    return gpu.get("uuid", "GPU-0")
+
+def nvmlDeviceGetHandleByUUID(uuid):
+    found = [gpu for gpu in GPUS if gpu.get("mig") == uuid]
+    if not found:
+        raise NVMLError("Not Found")
+    return found[0]
+
 def nvmlDeviceGetName(gpu):
+    if gpu.get("lost"):
+        raise NVMLError("GPU is lost")
     return gpu["name"].encode()
 
 def nvmlDeviceGetCudaComputeCapability(gpu):
@@ -98,10 +145,20 @@ class StandIn:
         here.write("tensorrt_llm/llmapi/__init__.py", "")
         here.write("tensorrt_llm/llmapi/llm_args.py", _LLM_ARGS)
         here.write("pynvml.py", _NVML)
+        here.write("modelopt/__init__.py", "")
+        here.write("modelopt/torch/__init__.py", _MODELOPT)
+        here.write("modelopt/torch/quantization.py", _MODELOPT_QUANTIZATION)
+        here.write("modelopt/torch/export.py", _MODELOPT_EXPORT)
+        here.write("modelopt/torch/utils/__init__.py", "")
+        here.write("modelopt/torch/utils/dataset_utils.py", _MODELOPT_DATASETS)
+        here.write(
+            "nvidia_modelopt-0.dist-info/METADATA", "Metadata-Version: 2.1\nName: nvidia-modelopt\nVersion: 0.39\n"
+        )
         here.version("1.2.1")
         here.gpus(1)
         monkeypatch.syspath_prepend(str(directory))
         monkeypatch.setenv("PYTHONPATH", str(directory))
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         return here
 
     def write(self, name: str, text: str) -> None:
@@ -120,6 +177,15 @@ class StandIn:
         """Have the machine GPUs; None is a machine without a driver."""
         gpu = {"name": "NVIDIA H100 80GB HBM3", "memory": memory, "capability": capability}
         self.write("gpus.json", json.dumps(None if count is None else [gpu] * count))
+
+    def let_wait(self) -> Path:
+        """Have TensorRT-LLM never be ready; the file that tells when it waits."""
+        os.mkfifo(self.directory / "wait")
+        return self.directory / "wait"
+
+    def quantised(self) -> list[str]:
+        """Where ModelOpt wrote, in its order."""
+        return (self.directory / "quantised").read_text().splitlines()
 
     def started(self) -> dict[str, Any]:
         """What the LLM API was last started with."""

@@ -1,9 +1,13 @@
-"""A whole build with stand-ins for what needs a GPU, and what a machine without one is told."""
+"""A whole build with stand-ins for what needs a GPU."""
 
 from __future__ import annotations
 
 import io
 import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,18 +17,14 @@ from transformers import AutoTokenizer
 
 from spec_cascade.engines.manifest import Manifest
 from spec_cascade.engines.model_reference import ModelReference
-from spec_cascade.errors import ConfigError, EngineError
+from spec_cascade.errors import EngineError
 from spec_cascade_build.build import build
 from spec_cascade_build.errors import BuildError
-from spec_cascade_build.pair import load_pair
-from spec_cascade_build.tensorrt_llm.machine import check_machine
 from spec_cascade_build.tensorrt_llm.warm_up import warm_up
 from tests.unit.build.checkpoints import VOCAB, save_checkpoint, tiny_tokenizer
 from tests.unit.build.tensorrt_llm.pairs import write_pair
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.unit.build.tensorrt_llm.machine import StandIn
 
 
@@ -117,15 +117,98 @@ def test_what_changed_is_built_again(pair: Path, tmp_path: Path, stand_in: Stand
     assert again.manifest.key != key
 
 
-def test_a_start_that_fails_is_shown_and_leaves_nothing(pair: Path, tmp_path: Path, stand_in: StandIn) -> None:
+def test_a_local_checkpoint_elsewhere_is_built_for_again(pair: Path, tmp_path: Path, stand_in: StandIn) -> None:
+    build(pair, tmp_path / "out", quiet())
+    (tmp_path / "drafter").rename(tmp_path / "moved")
+    pair.write_text(pair.read_text().replace("path: drafter", "path: moved"))
+    again = build(pair, tmp_path / "out", quiet())
+    assert not again.up_to_date
+    assert again.manifest.tensorrt_llm is not None
+    assert again.manifest.tensorrt_llm.drafter.path(tmp_path / "out") == tmp_path / "moved"
+    assert stand_in.started()["arguments"]["speculative_config"]["speculative_model"] == str(tmp_path / "moved")
+
+
+def test_a_pair_is_the_same_from_wherever_it_is_built(
+    pair: Path, tmp_path: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(pair, tmp_path / "out", quiet())
+    monkeypatch.chdir(tmp_path / "target")
+    assert build(Path("../pair.yaml"), tmp_path / "out", quiet()).up_to_date
+
+
+def test_the_memory_of_this_gpu_counts(pair: Path, tmp_path: Path, stand_in: StandIn) -> None:
+    pair.write_text(pair.read_text().replace("gpu: H100", "gpu: this"))
+    build(pair, tmp_path / "out", quiet())
+    assert build(pair, tmp_path / "out", quiet()).up_to_date
+    stand_in.gpus(1, memory=40 << 30)
+    assert not build(pair, tmp_path / "out", quiet()).up_to_date
+
+
+def test_a_start_that_fails_names_its_log_and_leaves_nothing_half_made(
+    pair: Path, tmp_path: Path, stand_in: StandIn
+) -> None:
     (stand_in.directory / "fail").touch()
     with pytest.raises(BuildError) as caught:
         build(pair, tmp_path / "out", quiet())
+    log = tmp_path / "out.building" / "logs" / "warm-up.log"
     assert str(caught.value) == (
-        "starting TensorRT-LLM once, to fill the autotuner's cache failed with status 1; its last lines:\n"
-        "CUDA out of memory"
+        f"warm-up ended with exit status 1; its log {log} ends with:\n  CUDA out of memory\n"
+        "(the GPU's memory did not suffice: raise tensor_parallel_size or lower defaults)"
     )
-    assert not (tmp_path / "out").exists()
+    assert log.read_text().endswith("CUDA out of memory\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"drafter", "out.building", "pair.yaml", "target"}
+    (stand_in.directory / "fail").unlink()
+    build(pair, tmp_path / "out", quiet())
+    assert not log.parents[1].exists()
+    assert (tmp_path / "out" / "logs" / "warm-up.log").is_file()
+
+
+def test_a_failure_before_any_command_leaves_nothing(pair: Path, tmp_path: Path, stand_in: StandIn) -> None:
+    (tmp_path / "drafter" / "tokenizer.json").unlink()
+    with pytest.raises(BuildError, match=r"tokenizer"):
+        build(pair, tmp_path / "out", quiet())
+    assert {path.name for path in tmp_path.iterdir()} == {"drafter", "pair.yaml", "target"}
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_quantised_checkpoint_outlasts_a_start_that_fails(
+    pair: Path, tmp_path: Path, stand_in: StandIn, force: bool
+) -> None:
+    text = pair.read_text().replace("gpu: H100", "gpu: H100\n  quantise: fp8\n  quantise_drafter: none")
+    pair.write_text(text)
+    (stand_in.directory / "fail").touch()
+    with pytest.raises(BuildError, match="warm-up ended with exit status 1"):
+        build(pair, tmp_path / "out", quiet())
+    (stand_in.directory / "fail").unlink()
+    manifest = build(pair, tmp_path / "out", quiet(), force=force).manifest
+    # Once for both tries, unless all is to be done again.
+    assert stand_in.quantised() == [str(tmp_path / "out.building" / "partial" / "quantise-target")] * (1 + force)
+    assert "target/model.safetensors" in manifest.files
+    assert "target/step.json" not in manifest.files
+    assert {path.name for path in (tmp_path / "out" / "logs").iterdir()} == {"quantise-target.log", "warm-up.log"}
+    assert not (tmp_path / "out.building").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_build_ends_what_it_started(
+    pair: Path, tmp_path: Path, stand_in: StandIn, number: signal.Signals
+) -> None:
+    waiting = stand_in.let_wait()
+    script = "import sys; from rich.console import Console; from pathlib import Path\n"
+    script += "from spec_cascade_build.build import build; build(Path(sys.argv[1]), Path(sys.argv[2]), Console())"
+    command = [sys.executable, "-c", script, str(pair), str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with waiting.open() as told:
+            assert told.read() == "started\n"
+        # While what it started runs, nobody builds beside it.
+        with pytest.raises(BuildError, match=f"is being built by process {process.pid}, or a command"):
+            build(pair, tmp_path / "out", quiet())
+        process.send_signal(number)
+    assert process.returncode != 0
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out.building"]
+    # Whatever is left of it would hold the lock.
+    waiting.unlink()
+    build(pair, tmp_path / "out", quiet())
 
 
 def test_a_start_without_an_answer_is_a_failure(pair: Path, tmp_path: Path, stand_in: StandIn) -> None:
@@ -144,53 +227,6 @@ def test_without_tensorrt_llm_nothing_is_started(tmp_path: Path, bare: None) -> 
     (tmp_path / "llm.yaml").write_text("model: x\nspeculative_config: {decoding_type: DraftTarget}\n")
     with pytest.raises(BuildError, match="TensorRT-LLM is not installed"):
         warm_up(tmp_path / "llm.yaml", "target", "drafter")
-
-
-def test_a_machine_without_a_gpu_is_told_all_that_is_missing(tmp_path: Path, bare: None) -> None:
-    path = write_pair(tmp_path / "pair.yaml", tensorrt_llm={"quantise": "fp8"})
-    with pytest.raises(BuildError) as caught:
-        build(path, tmp_path / "out", quiet())
-    assert str(caught.value) == (
-        "this machine cannot build for engine tensorrt_llm: tensorrt_llm is not installed; it has no GPU (pynvml is "
-        "not installed, which finds it); nvidia-modelopt is not installed, which quantise needs. spec-cascade build "
-        "--check and --dry-run work without"
-    )
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_machine_without_a_driver_has_no_gpu(tmp_path: Path, stand_in: StandIn) -> None:
-    stand_in.gpus(None)
-    with pytest.raises(BuildError, match=r"engine tensorrt_llm: it has no GPU\. spec-cascade build --check"):
-        build(write_pair(tmp_path / "pair.yaml"), tmp_path / "out", quiet())
-
-
-def test_another_line_of_tensorrt_llm_is_refused(tmp_path: Path, stand_in: StandIn) -> None:
-    stand_in.version("1.3.0")
-    with pytest.raises(BuildError, match=r"tensorrt_llm is 1\.3\.0, not 1\.2\.x"):
-        build(write_pair(tmp_path / "pair.yaml"), tmp_path / "out", quiet())
-
-
-def test_too_few_gpus_are_refused(tmp_path: Path, stand_in: StandIn) -> None:
-    stand_in.gpus(2)
-    path = write_pair(tmp_path / "pair.yaml", tensorrt_llm={"tensor_parallel_size": 4})
-    with pytest.raises(BuildError, match="it has 2 GPUs where tensor_parallel_size is 4"):
-        build(path, tmp_path / "out", quiet())
-
-
-def test_a_smaller_gpu_than_the_planned_one_is_refused(tmp_path: Path, stand_in: StandIn) -> None:
-    path = write_pair(tmp_path / "pair.yaml", tensorrt_llm={"gpu": "H200"})
-    with pytest.raises(ConfigError) as caught:
-        build(path, tmp_path / "out", quiet())
-    assert str(caught.value) == (
-        f"{path}: tensorrt_llm.gpu = 'H200' is not allowed: must be this, or the GPU that is here: NVIDIA H100 80GB "
-        "HBM3, 79.6 GiB, compute capability 9.0"
-    )
-
-
-def test_a_machine_that_has_what_it_takes_passes(tmp_path: Path, stand_in: StandIn) -> None:
-    section = load_pair(write_pair(tmp_path / "pair.yaml")).tensorrt_llm
-    assert section is not None
-    assert [gpu.name for gpu in check_machine(section)] == ["NVIDIA H100 80GB HBM3"]
 
 
 def test_a_model_that_was_moved_is_named(tmp_path: Path) -> None:

@@ -48,20 +48,23 @@ def test_every_command_and_file_of_a_quantised_pair(app: typer.Typer, tmp_path: 
     steps = [line for line in text.splitlines() if line.startswith(("fetch", "run", "write"))]
     out = tmp_path / "here" / "out"
     kinds = [line.split(":")[0] for line in steps]
-    assert kinds == [*("fetch target", "fetch drafter", "run", "write", "write", "write", "run", "write")]
+    assert kinds == [*("fetch target", "fetch drafter", "write", "run"), *["write"] * 3, "run", *["write"] * 4]
     assert steps[0] == f"fetch target: {LLAMA_8B} at {COMMIT}"
-    quantise = shlex.split(steps[2].removeprefix("run: "))
+    assert steps[2].startswith("write: out.building/ (")
+    quantise = shlex.split(steps[3].removeprefix("run: "))
     assert quantise[1:5] == [
         "-m",
         "spec_cascade_build.tensorrt_llm.quantise",
         f"{LLAMA_8B}@{COMMIT}",
-        str(out / "target"),
+        str(out.with_name("out.building") / "partial" / "quantise-target"),
     ]
-    assert steps[3] == "write: out/target/ (config.json, hf_quant_config.json, *.safetensors, by ModelOpt)"
-    assert steps[5] == "write: out/llm.yaml"
-    warm_up = shlex.split(steps[6].removeprefix("run: "))
+    assert steps[4] == "write: out/target/ (config.json, hf_quant_config.json, *.safetensors, by ModelOpt)"
+    assert steps[6] == "write: out/llm.yaml"
+    warm_up = shlex.split(steps[7].removeprefix("run: "))
     assert warm_up[0] == f"TLLM_AUTOTUNER_CACHE_PATH={out}/autotuner/cache.json"
     assert warm_up[-4:] == ["--target", str(out / "target"), "--drafter", f"{LLAMA_1B}@{COMMIT}"]
+    assert steps[8].startswith("write: out/autotuner/ (")
+    assert steps[9:11] == ["write: out/logs/quantise-target.log", "write: out/logs/warm-up.log"]
     assert text.rstrip().endswith("llama: nothing was run and nothing was written")
     assert list((tmp_path / "here").iterdir()) == []
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Gemma3TextConfig
 
 from spec_cascade_build.errors import BuildError
 from spec_cascade_build.tensorrt_llm.facts import read_facts
+from spec_cascade_build.tensorrt_llm.families import FAMILIES
 from spec_cascade_build.tensorrt_llm.weights import num_parameters
 from tests.unit.build.checkpoints import save_checkpoint
 from tests.unit.build.tensorrt_llm.pairs import CHECKPOINTS, GEMMA_1B, GEMMA_27B, LLAMA_1B, LLAMA_8B, LLAMA_70B
@@ -81,6 +82,56 @@ def test_facts_are_transformers(model: str) -> None:
 )
 def test_variants_of_a_family_are_counted(tmp_path: Path, change: dict[str, Any]) -> None:
     _same_count_as_transformers(tmp_path, LLAMA_1B, {"hidden_size": 64, "intermediate_size": 96, **change})
+
+
+GEMMA_4B = {
+    "architectures": ["Gemma3ForConditionalGeneration"],
+    "model_type": "gemma3",
+    "text_config": {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    },
+    "vision_config": {
+        "hidden_size": 1152,
+        "image_size": 896,
+        "intermediate_size": 4304,
+        "model_type": "siglip_vision_model",
+        "num_attention_heads": 16,
+        "num_hidden_layers": 27,
+        "patch_size": 14,
+        "vision_use_head": False,
+    },
+}
+
+
+def test_what_gemma_leaves_out_is_transformers_default(tmp_path: Path) -> None:
+    """Gemma 3 4B is published without the numbers of its heads and their width."""
+    (tmp_path / "config.json").write_text(json.dumps(GEMMA_4B))
+    text = AutoConfig.from_pretrained(tmp_path).get_text_config()
+    facts = read_facts(tmp_path, "target")
+    assert (facts.heads, facts.kv_heads, facts.head_dim, facts.logits, facts.max_positions) == (
+        text.num_attention_heads,
+        text.num_key_value_heads,
+        text.head_dim,
+        text.vocab_size,
+        text.max_position_embeddings,
+    )
+    assert facts.sliding_layers == text.layer_types.count("sliding_attention")
+    with torch.device("meta"):
+        whole = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path))
+    assert num_parameters(facts) == sum(p.numel() for p in whole.parameters())
+
+
+def test_gemmas_defaults_are_transformers() -> None:
+    defaults = FAMILIES["gemma3_text"].defaults
+    theirs = Gemma3TextConfig()
+    pattern = theirs.layer_types.index("full_attention") + 1
+    found = {name: pattern if name == "sliding_window_pattern" else getattr(theirs, name) for name in defaults}
+    assert found == defaults
 
 
 @pytest.mark.parametrize("family", ["mistral", "qwen2"])

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import os
 import shutil
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 
 from spec_cascade_build.errors import BuildError
+from spec_cascade_build.pair import load_pair
+from spec_cascade_build.tensorrt_llm.gpus import GPUS
+from spec_cascade_build.tensorrt_llm.inputs import find_inputs
 from spec_cascade_build.tensorrt_llm.places import checkpoint_at
-from spec_cascade_build.tensorrt_llm.plan import plan_build
+from spec_cascade_build.tensorrt_llm.plan import Command, plan_build
 from spec_cascade_build.tensorrt_llm.quantise import main, quantisation_config
+from spec_cascade_build.tensorrt_llm.running import working
 from tests.unit.build.tensorrt_llm.pairs import CHECKPOINTS, COMMIT, LLAMA_1B, LLAMA_8B, checked, write_pair
 
 if TYPE_CHECKING:
@@ -23,13 +30,14 @@ def test_each_model_is_quantised_by_a_command_of_its_own(tmp_path: Path) -> None
     path = write_pair(tmp_path / "pair.yaml", tensorrt_llm=section)
     pair, found = checked(path)
     commands = plan_build(pair, found, tmp_path, tmp_path / "out").quantise
+    partial = tmp_path / "out.building" / "partial"
     assert {role: command.arguments[1:] for role, command in commands.items()} == {
         "target": (
-            *("-m", "spec_cascade_build.tensorrt_llm.quantise", f"{LLAMA_8B}@{COMMIT}", str(tmp_path / "out/target")),
+            *("-m", "spec_cascade_build.tensorrt_llm.quantise", f"{LLAMA_8B}@{COMMIT}", f"{partial}/quantise-target"),
             *("--format", "nvfp4", "--kv-cache", "fp8", "--dataset", "cnn_dailymail", "--samples", "64"),
         ),
         "drafter": (
-            *("-m", "spec_cascade_build.tensorrt_llm.quantise", f"{LLAMA_1B}@{COMMIT}", str(tmp_path / "out/drafter")),
+            *("-m", "spec_cascade_build.tensorrt_llm.quantise", f"{LLAMA_1B}@{COMMIT}", f"{partial}/quantise-drafter"),
             *("--format", "fp8", "--kv-cache", "fp8", "--dataset", "cnn_dailymail", "--samples", "64"),
         ),
     }
@@ -44,6 +52,69 @@ def test_the_drafter_is_quantised_as_the_target_unless_it_says_otherwise(tmp_pat
     )
     assert [f.weights for f in found.formats] == ["FP8", None]
     assert set(plan_build(pair, found, tmp_path, tmp_path).quantise) == {"target"}
+
+
+def test_texts_on_this_machine_are_found_from_wherever_the_build_is_started(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    path = write_pair(tmp_path / "pair.yaml", tensorrt_llm={"quantise": "fp8", "calibration_dataset": "texts"})
+    pair, found = checked(path)
+    arguments = plan_build(pair, found, tmp_path, tmp_path / "out").quantise["target"].arguments
+    assert arguments[arguments.index("--dataset") + 1] == str(tmp_path / "texts")
+
+
+def test_the_content_of_texts_on_this_machine_counts(tmp_path: Path) -> None:
+    (tmp_path / "texts" / "more").mkdir(parents=True)
+    path = write_pair(tmp_path / "pair.yaml", tensorrt_llm={"quantise": "fp8", "calibration_dataset": "texts"})
+    pair = load_pair(path)
+    assert pair.tensorrt_llm is not None
+    found = []
+    for text in ("one", "two"):
+        (tmp_path / "texts" / "more" / "a.jsonl").write_text(text)
+        inputs = find_inputs(pair, tmp_path, {}, GPUS["H100"], Console(file=io.StringIO()))
+        found.append((inputs.key, inputs.quantisation("target", pair.tensorrt_llm)))
+    assert found[0][0] != found[1][0]
+    assert found[0][1] != found[1][1]
+
+
+def test_a_finished_checkpoint_is_used_while_all_that_determines_it_is_the_same(tmp_path: Path) -> None:
+    made = tmp_path / "out.building" / "partial" / "quantise-target"
+    script = f"mkdir {made}; echo {{}} > {made}/config.json; echo run >> {tmp_path / 'runs'}"
+    command = Command(name="quantise-target", title="quantising", arguments=("sh", "-c", script))
+
+    def runs(identity: dict[str, Any], again: str) -> int:
+        with working(tmp_path / "out", Console(file=io.StringIO())) as work:
+            work.quantise("target", command, identity, tmp_path / again)
+        assert (tmp_path / again / "config.json").read_text() == "{}\n"
+        return len((tmp_path / "runs").read_text().splitlines())
+
+    assert runs({"samples": 1}, "first") == 1
+    assert runs({"samples": 1}, "second") == 1
+    assert runs({"samples": 2}, "third") == 2
+    (tmp_path / "out.building" / "target" / "config.json").write_text("[]")
+    assert runs({"samples": 2}, "fourth") == 3
+
+
+def test_a_file_system_without_hard_links_takes_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: str, target: str) -> None:
+        raise PermissionError(1, "Operation not permitted", source)
+
+    made = tmp_path / "out.building" / "partial" / "quantise-target"
+    script = f"mkdir {made}; echo {{}} > {made}/config.json"
+    command = Command(name="quantise-target", title="quantising", arguments=("sh", "-c", script))
+    monkeypatch.setattr(os, "link", refuse)
+    with working(tmp_path / "out", Console(file=io.StringIO())) as work:
+        work.quantise("target", command, {}, tmp_path / "target")
+    assert (tmp_path / "target" / "config.json").read_text() == "{}\n"
+
+
+def test_a_quantisation_that_writes_nothing_has_failed(tmp_path: Path) -> None:
+    command = Command(name="quantise-target", title="quantising", arguments=("true",))
+    with (
+        working(tmp_path / "out", Console(file=io.StringIO())) as work,
+        pytest.raises(BuildError, match=r"quantise-target ended with exit status 0 and wrote no config\.json"),
+    ):
+        work.quantise("target", command, {}, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
 
 
 def test_without_modelopt_one_line_says_so(tmp_path: Path, bare: None) -> None:

@@ -245,6 +245,16 @@ MODELS: dict[str, tuple[dict[str, Any], str]] = {
         "tensorrt_llm.max_kv_tokens = 4096 is not allowed: must be at least 8224, which one request of "
         "defaults.max_seq_len takes",
     ),
+    "a fraction that is too small": (
+        {"tensorrt_llm": {"free_gpu_memory_fraction": 0.01}},
+        "tensorrt_llm.free_gpu_memory_fraction = 0.01 is not allowed: must be larger or left out: it holds 3712 tokens "
+        "of KV, and one request of defaults.max_seq_len takes 8224",
+    ),
+    "a fraction that holds not one token": (
+        {"tensorrt_llm": {"free_gpu_memory_fraction": 0.00001}},
+        "tensorrt_llm.free_gpu_memory_fraction = 1e-05 is not allowed: must be larger or left out: it holds 0 tokens "
+        "of KV, and one request of defaults.max_seq_len takes 8224",
+    ),
     "a fraction that leaves nothing for drafts": (
         {"defaults": {"max_batch_size": 512}, "tensorrt_llm": {"free_gpu_memory_fraction": 0.95}},
         "tensorrt_llm.free_gpu_memory_fraction = 0.95 is not allowed: must be at most 0.74: rounds with drafts need "
