@@ -7,8 +7,10 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+import typer
 from rich.console import Console
 
+from spec_cascade_build.commands import register
 from tests.unit.build.checkpoints import save_checkpoint, write_pair
 
 if TYPE_CHECKING:
@@ -40,3 +42,12 @@ def pair(tmp_path: Path, _target: Path) -> Path:
 def console() -> Console:
     """A console that nobody watches."""
     return Console(file=io.StringIO(), width=200)
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    """The command with the verbs of the build."""
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    register(app)
+    return app

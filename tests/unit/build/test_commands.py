@@ -13,19 +13,10 @@ from typer.testing import CliRunner
 
 from spec_cascade.engines.manifest import Manifest
 from spec_cascade.errors import SpecCascadeError
-from spec_cascade_build.commands import register
 from tests.unit.build.checkpoints import write_pair
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@pytest.fixture
-def app() -> typer.Typer:
-    app = typer.Typer()
-    app.callback()(lambda: None)
-    register(app)
-    return app
 
 
 def test_build_says_what_it_did_and_the_second_time_that_it_had_nothing_to_do(app: typer.Typer, pair: Path) -> None:

@@ -8,7 +8,6 @@ import sys
 from dataclasses import replace
 
 import pytest
-import torch
 import typer
 from typer.testing import CliRunner
 
@@ -20,36 +19,11 @@ from spec_cascade.engines.tensorrt_llm.doctor_command import register
 from spec_cascade.engines.tensorrt_llm.smoke import STOCK, SmokeJob, SmokeResult
 from spec_cascade.engines.tensorrt_llm.startup import VARIABLE
 from spec_cascade.errors import ConfigError, EngineError
-from tests.trtllm_fake.models import FakeModel
-from tests.trtllm_fake.stage import register as register_model
 from tests.unit.trtllm.playing import playing
+from tests.unit.trtllm.smoking import JOB, RULE, register_pair
 
 SHAPES = {"s1": "trtllm-1.2.0rc3-rc5", "s15": "trtllm-1.2.1", "s2": "trtllm-1.3.0rc2-rc3"}
-VOCABULARY = 24
-RULE = "token_v3:alpha=0.5"
 FORCED = "TLLM_SPEC_DECODE_FORCE_NUM_ACCEPTED_TOKENS"
-JOB = SmokeJob(
-    model="target",
-    drafter="drafter",
-    rules=(RULE,),
-    draft_length=3,
-    prompts=((1, 2, 3), (4, 5), (6, 7, 8, 9)),
-    max_tokens=12,
-    end_id=-1,
-)
-
-
-def model(seed: int, noise: float = 0.0) -> FakeModel:
-    """Rows that depend on the last two tokens; with noise, those of a drafter that is sometimes wrong."""
-    generator = torch.Generator().manual_seed(seed)
-    table = torch.randn(VOCABULARY, VOCABULARY, VOCABULARY, generator=generator) * 3
-    table += noise * torch.randn(table.shape, generator=torch.Generator().manual_seed(seed + 1))
-
-    def rows(token_ids):
-        before = [0, *token_ids[:-1]]
-        return torch.stack([table[a, b] for a, b in zip(before, token_ids, strict=True)])
-
-    return FakeModel(rows=rows, vocab_size=VOCABULARY, max_seq_len=64)
 
 
 @pytest.fixture(autouse=True)
@@ -62,8 +36,7 @@ def environment_as_it_was(monkeypatch):
 @pytest.fixture(params=SHAPES)
 def shape(request):
     with playing(request.param):
-        register_model("target", model(3))
-        register_model("drafter", model(3, noise=2.0))
+        register_pair()
         yield request.param
 
 

@@ -8,27 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.trtllm_fake import SHAPES
 from tests.trtllm_fake.invented import greedy
 from tests.unit.trtllm.played import ANY_TEXT, DRAFTER, MODES, TARGET, WARM, K, Played, failing_import, params
-from tests.unit.trtllm.playing import playing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture(params=list(SHAPES))
-def shape(request: pytest.FixtureRequest) -> Iterator[str]:
-    with playing(request.param):
-        yield request.param
-
-
-@pytest.fixture
-def newest() -> Iterator[str]:
-    """Where shapes make no difference: the one of 1.2.1."""
-    with playing("s15"):
-        yield "s15"
 
 
 def test_no_module_is_imported_for_a_clients_text(newest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from spec_cascade.verify import HostCopy
-from tests.trtllm_fake import SHAPES
 from tests.trtllm_fake.invented import VOCAB, greedy, invented, wavering
 from tests.trtllm_fake.stage import current
 from tests.unit.trtllm.played import (
@@ -29,32 +28,11 @@ from tests.unit.trtllm.played import (
     look,
     params,
 )
-from tests.unit.trtllm.playing import playing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from spec_cascade.engines.tensorrt_llm.decision import Turn
-
-
-@pytest.fixture(params=list(SHAPES))
-def shape(request: pytest.FixtureRequest) -> Iterator[str]:
-    with playing(request.param):
-        yield request.param
-
-
-@pytest.fixture(params=["s15", "s2"])
-def later(request: pytest.FixtureRequest) -> Iterator[str]:
-    """What the first shape cannot do."""
-    with playing(request.param):
-        yield request.param
-
-
-@pytest.fixture
-def newest() -> Iterator[str]:
-    """Where shapes make no difference: the one of 1.2.1."""
-    with playing("s15"):
-        yield "s15"
 
 
 # Where a request ends.

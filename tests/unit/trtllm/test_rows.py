@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from spec_cascade.engines.tensorrt_llm import followed
-from tests.trtllm_fake import SHAPES, Bench, FakeModel
+from tests.trtllm_fake import Bench, FakeModel
 from tests.trtllm_fake.invented import VOCAB, greedy
 from tests.unit.trtllm.played import (
     ANY_TEXT,
@@ -21,32 +21,11 @@ from tests.unit.trtllm.played import (
     alone,
     params,
 )
-from tests.unit.trtllm.playing import playing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
-
-
-@pytest.fixture(params=list(SHAPES))
-def shape(request: pytest.FixtureRequest) -> Iterator[str]:
-    with playing(request.param):
-        yield request.param
-
-
-@pytest.fixture(params=["s15", "s2"])
-def later(request: pytest.FixtureRequest) -> Iterator[str]:
-    """What the first shape cannot do."""
-    with playing(request.param):
-        yield request.param
-
-
-@pytest.fixture
-def newest() -> Iterator[str]:
-    """Where shapes make no difference: the one of 1.2.1."""
-    with playing("s15"):
-        yield "s15"
 
 
 # What is left to TensorRT-LLM.

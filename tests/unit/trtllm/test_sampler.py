@@ -15,12 +15,11 @@ from spec_cascade.decoding.sampling import SamplingParams
 from spec_cascade.engines.tensorrt_llm.carrier import CascadeParams
 from spec_cascade.rules import parse_rule
 from tests.tiny import VOCAB, noisy, tiny_engine, tiny_llama
-from tests.trtllm_fake import SHAPES, hugging_face
+from tests.trtllm_fake import hugging_face
 from tests.unit.trtllm.played import MODES, Played
-from tests.unit.trtllm.playing import playing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 
 K = 3
@@ -95,12 +94,6 @@ def ask(played: Played, request: GenerationRequest) -> int:
         top_k=sampling.top_k or None,
         top_p=sampling.top_p,
     )
-
-
-@pytest.fixture(params=list(SHAPES))
-def shape(request: pytest.FixtureRequest) -> Iterator[str]:
-    with playing(request.param):
-        yield request.param
 
 
 @pytest.mark.parametrize("mode", MODES)

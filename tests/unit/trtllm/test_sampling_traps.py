@@ -8,23 +8,16 @@ import pytest
 import torch
 
 from spec_cascade.errors import EngineError
-from tests.trtllm_fake import SHAPES, Bench, FakeModel
+from tests.trtllm_fake import Bench, FakeModel
 from tests.trtllm_fake.invented import VOCAB, greedy
 from tests.unit.trtllm.played import ANY_TEXT, DRAFTER, MODES, TARGET, K, Played, look, params
-from tests.unit.trtllm.playing import playing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 LAST_SLOT = 7
 # Lets through what greedy decoding would not say.
 GENEROUS = "chow:alpha=0.9"
-
-
-@pytest.fixture(params=list(SHAPES))
-def shape(request: pytest.FixtureRequest) -> Iterator[str]:
-    with playing(request.param):
-        yield request.param
 
 
 # 9. Who says nothing of temperature, top_k and top_p is greedy, and so is who says the least of any.

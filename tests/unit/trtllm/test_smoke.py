@@ -16,19 +16,17 @@ from spec_cascade.engines.tensorrt_llm.smoke import STOCK
 from spec_cascade.engines.tensorrt_llm.startup import VARIABLE
 from spec_cascade.errors import EngineError
 from tests.unit.trtllm.playing import playing
-from tests.unit.trtllm.test_doctor import JOB
+from tests.unit.trtllm.smoking import JOB
 
 PLAYING = """
 import os
 assert not os.environ.get("TLLM_SPEC_CASCADE"), "what a user has set for workers is not the doctor's"
 assert "PMIX_RANK" not in os.environ, "nor is the MPI job that a shell was started in"
 from tests.trtllm_fake.install import installed
-from tests.trtllm_fake.stage import register
-from tests.unit.trtllm.test_doctor import model
+from tests.unit.trtllm.smoking import register_pair
 played = installed("s15", threaded=False)
 played.__enter__()
-register("target", model(3))
-register("drafter", model(3, noise=2.0))
+register_pair()
 """
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from spec_cascade.engines.tensorrt_llm.carrier import CascadeParams
-from tests.trtllm_fake import SHAPES, Bench
+from tests.trtllm_fake import Bench
 from tests.trtllm_fake.invented import constant, greedy, invented, wavering
 from tests.unit.trtllm.played import (
     ANY_TEXT,
@@ -29,22 +29,15 @@ from tests.unit.trtllm.played import (
     look,
     params,
 )
-from tests.unit.trtllm.playing import playing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from spec_cascade.engines.tensorrt_llm.decision import Turn
 
 
 LAST_SLOT = 7
-
-
-@pytest.fixture(params=list(SHAPES))
-def shape(request: pytest.FixtureRequest) -> Iterator[str]:
-    with playing(request.param):
-        yield request.param
 
 
 def follows(prompt: Sequence[int], **asked: Any) -> list[int]:

@@ -6,23 +6,12 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-import typer
 
-from spec_cascade_build.commands import register
 from tests.unit.build.tensorrt_llm.machine import StandIn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def app() -> typer.Typer:
-    """The command with the verbs of the build."""
-    app = typer.Typer()
-    app.callback()(lambda: None)
-    register(app)
-    return app
 
 
 @pytest.fixture
