@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 
     from spec_cascade_build.pair import Package, Source
 
-# What a checkpoint is read from. Pickle files are not among them: loading one runs code.
-_PATTERNS = (
-    "*.safetensors",
-    "*.safetensors.index.json",
+WITHOUT_WEIGHTS = (
     "config.json",
     "generation_config.json",
     "hf_quant_config.json",
@@ -39,6 +36,9 @@ _PATTERNS = (
     "chat_template.json",
     "chat_template.jinja",
 )
+"""What a checkpoint is read from, but for its weights."""
+# Pickle files are not among them: loading one runs code.
+_PATTERNS = ("*.safetensors", "*.safetensors.index.json", *WITHOUT_WEIGHTS)
 MADE = "drafter.json"
 """By which a directory is known as a made drafter's."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")

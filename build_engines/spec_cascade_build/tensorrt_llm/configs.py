@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spec_cascade_build.errors import BuildError
-from spec_cascade_build.sources import fetch_from_hub
+from spec_cascade_build.sources import WITHOUT_WEIGHTS, fetch_from_hub
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,17 +18,6 @@ if TYPE_CHECKING:
 
 VARIABLE = "SPEC_CASCADE_CONFIGS"
 """Names the directory of `--configs` where that is not given."""
-_FILES = (
-    "config.json",
-    "generation_config.json",
-    "hf_quant_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.json",
-    "chat_template.jinja",
-)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -97,4 +86,4 @@ def pinned_commit(source: Source) -> str | None:
 def _from_hub(hub: str, revision: str | None, console: Console) -> Path:
     what = f"the configuration of {hub}"
     console.print(f"fetching {what} from the Hugging Face hub")
-    return fetch_from_hub(hub, revision, _FILES, what, f": give it with --configs or {VARIABLE}")
+    return fetch_from_hub(hub, revision, WITHOUT_WEIGHTS, what, f": give it with --configs or {VARIABLE}")
