@@ -82,8 +82,8 @@ def read_engines(directories: dict[Role, Path], expected: dict[Role, Expected]) 
     if len(set(versions.values())) > 1:
         told = " and ".join(f"the {role} by {version}" for role, version in sorted(versions.items()))
         raise EngineConfigError(
-            f"the engines were built by two versions of TensorRT-LLM, {told}: build both with one, for the executor "
-            "loads those of its own version only"
+            f"the engines were built by two versions of TensorRT-LLM, {told}: build both with one, for TensorRT "
+            "loads no plan of another TensorRT"
         )
     return facts
 
@@ -95,10 +95,7 @@ def read_engine(directory: Path, expected: Expected) -> EngineFacts:
         EngineConfigError: A value does not hold; all that do not are named.
     """
     path = directory / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EngineConfigError(f"{path} cannot be read: {error}") from error
+    config = _read(path, EngineConfigError)
     if not (isinstance(config, dict) and {"pretrained_config", "build_config"} <= config.keys()):
         raise EngineConfigError(f"{path} is not an engine's: it has no pretrained_config and build_config")
     troubles = [*_version_troubles(config, expected), *_value_troubles(config, demands(expected))]
@@ -116,13 +113,16 @@ def check_checkpoint(directory: Path, expected: Expected) -> None:
         BuildError: A value does not hold; all that do not are named.
     """
     path = directory / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BuildError(f"{path} cannot be read: {error}") from error
-    troubles = _value_troubles(config, checkpoint_demands(expected))
+    troubles = _value_troubles(_read(path, BuildError), checkpoint_demands(expected))
     if troubles:
         raise BuildError(_listed(f"the {expected.role}'s checkpoint is not one to compile, by {path}:", troubles))
+
+
+def _read(path: Path, error_type: type[BuildError]) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise error_type(f"{path} cannot be read: {error}") from error
 
 
 def _listed(told: str, troubles: list[str]) -> str:
