@@ -96,11 +96,6 @@ class Decisions:
         """The next token of a request of the drafter's; None where TensorRT-LLM draws it."""
         return self.drafted.get(request.py_request_id) if request.py_is_draft else None
 
-    def first_token(self, request: Any) -> int | None:
-        """The token that a prompt gets of us, if any."""
-        block = self.block(request)
-        return self.drafted_token(request) if block is None else block.token_ids[0]
-
 
 def decide(turns: Seq[Turn], logits: Tensor, *, vocab_size: int | None) -> Decided:
     """Judge the drafts of a round, and draw the tokens that follow.

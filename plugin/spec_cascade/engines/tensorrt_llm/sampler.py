@@ -118,9 +118,9 @@ class CascadeSampler(TorchSampler):  # type: ignore[misc]  # tensorrt_llm publis
             state.sampler_event.synchronize()  # the copy to the host would overwrite what is written there now
         decisions.drafted = self._drafts.fetch(decisions.drawn)
         for request in state.scheduled_requests.context_requests:
-            token = decisions.first_token(request)
-            if token is not None:
-                state.host.new_tokens[0, request.py_seq_slot, _BEAM] = token
+            block = decisions.block(request)
+            if block is not None:
+                state.host.new_tokens[0, request.py_seq_slot, _BEAM] = block.token_ids[0]
         self._current, self._reports = decisions, []
         if decisions.decided.broken:
             self._break_off(state.scheduled_requests.all_requests(), decisions.decided.broken)
@@ -167,8 +167,6 @@ class CascadeSampler(TorchSampler):  # type: ignore[misc]  # tensorrt_llm publis
         The base class looks it up in a table that was made for its own sample, and for a request without drafts in the
         wrong row of that table.
         """
-        if self._current.drafted_token(request) is not None:
-            return self._end_when_full(request)
         block = self._current.block(request)
         if block is None:
             return bool(super()._handle_finish_reasons(request, *args, **kwargs))
@@ -285,12 +283,10 @@ class CascadeSampler(TorchSampler):  # type: ignore[misc]  # tensorrt_llm publis
             self._handle_stop_criteria(request, token, max_seq_len=self.max_seq_len, beam_idx=_BEAM)
         )
 
-    def _end_when_full(self, request: Any) -> bool:
+    def _end_when_full(self, request: Any) -> None:
         """End a drafter's request where its window is full, and never else: a block goes on behind an end token."""
         if request.get_num_tokens(_BEAM) >= self.max_seq_len:
             request.finish_by(FinishReason.LENGTH, _BEAM)
-            return True
-        return False
 
     def _break_off(self, requests: Sequence[Any], broken: dict[int, str]) -> None:
         """End the requests that nothing was decided for, before the base class gives them a token."""
