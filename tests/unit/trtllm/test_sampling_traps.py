@@ -103,6 +103,22 @@ def test_every_drafted_token_is_judged_from_the_first_round_on(shape: str, tempe
     assert len(full) > 5
 
 
+def test_only_for_strangers_do_drafted_rows_go_by_way_of_the_host(shape: str) -> None:
+    played = Played(TARGET, DRAFTER, "sampled")
+    gathered: dict[int, set[bool]] = {}
+
+    def spy(batch: Any, *_: Any) -> None:
+        for each in batch.all_requests():
+            if each.py_is_draft:
+                gathered.setdefault(each.py_request_id, set()).add(each.py_return_generation_logits)
+
+    look(played.sampler, "sample_async", spy)
+    request = played.ask(ANY_TEXT, params(), max_tokens=12, temperature=1.0)
+    stranger = played.bench.add(ANY_TEXT, max_tokens=12, temperature=1.0, logprobs=1)
+    played.run()
+    assert gathered == {request: {False}, stranger: {True}}
+
+
 # 12. With drafts TensorRT-LLM takes biases and generated rows from other requests' rows.
 
 
