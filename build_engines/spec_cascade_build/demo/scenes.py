@@ -32,7 +32,7 @@ class Scene:
     protocols: tuple[str, ...] = ("gRPC", "HTTP")
 
 
-QUESTION = "What is the capital of France, and why is it famous?"
+QUESTION = "Tell me about the capital of France."
 RULES = (TARGET_ONLY, STRICT, TOKEN, "opt:alpha=0.2")
 
 SCENES = (
