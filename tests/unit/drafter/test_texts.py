@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from functools import cache
+from math import log
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -18,7 +22,11 @@ from spec_cascade_build.drafter.text import load_answers
 from spec_cascade_build.errors import BuildError
 from tests.unit.drafter.recipes import TEXT, pair_of, quiet, shard
 
-DEMO_PROMPTS = Path(__file__).parents[3] / "build_engines/drafters/smollm2-demo-prompts.txt"
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DRAFTERS = Path(__file__).parents[3] / "build_engines/drafters"
+SCORED_ON_LAKES = "What is the difference between a lake and a pond?"
 
 
 def test_prompts_from_a_file_are_answered_in_turn(place: Path) -> None:
@@ -95,11 +103,33 @@ def test_more_answers_go_on_with_the_old_ones(place: Path) -> None:
     assert len(load_answers(shard(place / "work", 3))) == 12
 
 
-def test_no_prompt_that_a_drafter_is_scored_on_is_one_that_the_demos_drafter_learnt_from() -> None:
-    scored = [_words(prompt) for prompt in read_prompts(PROMPTS)]
-    learnt = [_words(prompt) for prompt in read_prompts(DEMO_PROMPTS)]
-    assert max(len(a & b) / len(a | b) for a in scored for b in learnt) <= 0.6
+@pytest.mark.parametrize("learnt_from", sorted(DRAFTERS.glob("*.txt")), ids=lambda path: path.stem)
+def test_no_prompt_that_a_drafter_is_scored_on_is_one_that_the_demos_drafter_learnt_from(learnt_from: Path) -> None:
+    learnt = read_prompts(learnt_from)
+    alike = Alikeness(learnt)
+    assert alike("what's the difference between a pond and a lake", SCORED_ON_LAKES) > 0.6
+    assert max(alike(a, b) for a in read_prompts(PROMPTS) for b in learnt) < 0.4
 
 
+class Alikeness:
+    """How much of their words two prompts share, each word weighed by how rare it is among many prompts.
+
+    Questions of one pattern, "What is the difference between a ... and a ...", are not alike by that alone.
+    """
+
+    def __init__(self, prompts: Sequence[str]) -> None:
+        counts = Counter(word for prompt in prompts for word in _words(prompt))
+        self._weight = {word: log((len(prompts) + 1) / (count + 1)) for word, count in counts.items()}
+        self._unheard = log(len(prompts) + 1)
+
+    def __call__(self, a: str, b: str) -> float:
+        """From 0 to 1."""
+        return self._of(_words(a) & _words(b)) / self._of(_words(a) | _words(b))
+
+    def _of(self, words: frozenset[str]) -> float:
+        return sum(self._weight.get(word, self._unheard) for word in words)
+
+
+@cache
 def _words(prompt: str) -> frozenset[str]:
     return frozenset(re.findall(r"\w+", prompt.lower()))
