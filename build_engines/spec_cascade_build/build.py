@@ -6,8 +6,6 @@ it is, and found so without loading torch or transformers.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING
 from spec_cascade.engines.manifest import FORMAT, Manifest
 from spec_cascade.errors import EngineError
 from spec_cascade.processor import instruction_sets
+from spec_cascade_build.digest import digest
 from spec_cascade_build.directory import check_replaceable, replaced
 from spec_cascade_build.errors import BuildError
 from spec_cascade_build.pair import Pair, check_rule, load_pair
@@ -128,7 +127,7 @@ def _key(pair: Pair, base: Path, versions: dict[str, str], console: Console) -> 
     inputs = {"format": [FORMAT, BUILD_FORMAT], "pair": content, "versions": versions}
     if pair.compile:
         inputs["processor"] = instruction_sets()
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    return digest(inputs)
 
 
 def _up_to_date(directory: Path, key: str, console: Console) -> Manifest | None:

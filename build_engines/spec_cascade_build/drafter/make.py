@@ -16,6 +16,7 @@ from spec_cascade.engines.pytorch.load import DTYPES
 from spec_cascade.errors import ConfigError
 from spec_cascade_build.build import library_versions
 from spec_cascade_build.checkpoints import shared_tensors
+from spec_cascade_build.digest import digest
 from spec_cascade_build.directory import check_replaceable, replaced
 from spec_cascade_build.drafter.card import card
 from spec_cascade_build.drafter.distil import Distiller
@@ -24,7 +25,6 @@ from spec_cascade_build.drafter.layers import check_layers, importance, most_imp
 from spec_cascade_build.drafter.lessons import Course
 from spec_cascade_build.drafter.made import MadeDrafter, write_weights
 from spec_cascade_build.drafter.student import TRAINED_ATTENTION, Head, check_head, make_student
-from spec_cascade_build.drafter.work import digest
 from spec_cascade_build.drafter.writing import Making
 from spec_cascade_build.errors import BuildError
 from spec_cascade_build.progress import CountBar

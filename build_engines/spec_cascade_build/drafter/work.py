@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from spec_cascade_build.digest import digest
 from spec_cascade_build.errors import BuildError
 
 if TYPE_CHECKING:
@@ -62,11 +62,6 @@ class WorkDirectory:
     def shard(self, text: str, number: int) -> Path:
         """A part of the text with this key."""
         return self.path / "text" / text[:12] / f"{number:05d}.safetensors"
-
-
-def digest(inputs: dict[str, Any]) -> str:
-    """A hash of what determines something."""
-    return hashlib.sha256(json.dumps(_plain(inputs), sort_keys=True).encode()).hexdigest()
 
 
 def _plain(inputs: dict[str, Any]) -> Any:

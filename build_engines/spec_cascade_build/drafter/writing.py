@@ -13,10 +13,11 @@ from spec_cascade.engines.pytorch.model import CachedModel
 from spec_cascade.engines.pytorch.open import runnable_target
 from spec_cascade.errors import ConfigError
 from spec_cascade_build.build import build_pair
+from spec_cascade_build.digest import digest
 from spec_cascade_build.drafter.conversation import Conversation, read_prompts
 from spec_cascade_build.drafter.headless import without_head
 from spec_cascade_build.drafter.text import TextWriter, load_answers, save_answers
-from spec_cascade_build.drafter.work import WorkDirectory, digest
+from spec_cascade_build.drafter.work import WorkDirectory
 from spec_cascade_build.pair import PairDefaults, load_pair
 from spec_cascade_build.pair_error import PairError
 from spec_cascade_build.progress import CountBar, step

@@ -5,8 +5,6 @@ They depend on more of a pair file than the engines do, and cost little: every b
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +19,7 @@ from spec_cascade.engines.manifest import (
     Vocabulary,
 )
 from spec_cascade.errors import EngineError
+from spec_cascade_build.digest import digest
 from spec_cascade_build.directory import replaced, workshop
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def _manifest(pair: Pair, checked: CheckedModels, compiled: CompiledPair, tokeni
         vocabulary=vocabulary,
         files=compiled.files | tokenizer,
         versions=compiled.versions,
-        key=hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest(),
+        key=digest(deciding),
     )
 
 

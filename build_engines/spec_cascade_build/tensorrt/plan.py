@@ -14,8 +14,6 @@ ENGINE_DIR/
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from spec_cascade.engines.manifest import sha256_of
 from spec_cascade.errors import ConfigError
+from spec_cascade_build.digest import digest
 from spec_cascade_build.tensorrt.demands import Expected
 from spec_cascade_build.tensorrt.families import Architecture, read_architecture
 from spec_cascade_build.tensorrt.flags import (
@@ -99,7 +98,7 @@ class Step:
     @property
     def key(self) -> str:
         """Hash of the identity."""
-        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+        return digest(self.identity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +124,7 @@ class Plan:
     @property
     def key(self) -> str:
         """Hash of everything that determines the engines."""
-        keys = [step.key for step in self.steps]
-        return hashlib.sha256(json.dumps(keys).encode()).hexdigest()
+        return digest([step.key for step in self.steps])
 
     @property
     def versions(self) -> dict[str, str]:

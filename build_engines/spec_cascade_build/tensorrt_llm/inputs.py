@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spec_cascade.engines.manifest import FORMAT
+from spec_cascade_build.digest import digest
 from spec_cascade_build.progress import step
 from spec_cascade_build.sources import fingerprint, fingerprint_files
 from spec_cascade_build.tensorrt_llm.configs import local_directory
@@ -50,11 +49,11 @@ class Inputs:
     def key(self) -> str:
         """Hash of all of it; a source counts by its content, and by its place where the engine directory names it."""
         names = ("pair", "sources", "places", "calibration", "versions", "gpu")
-        return _hashed({"format": [FORMAT, BUILD_FORMAT], **{name: getattr(self, name) for name in names}})
+        return digest({"format": [FORMAT, BUILD_FORMAT], **{name: getattr(self, name) for name in names}})
 
     def content(self, role: Role) -> str:
         """Hash of what identifies a model."""
-        return _hashed(self.sources[role])
+        return digest(self.sources[role])
 
     def quantisation(self, role: Role, section: TensorrtLlmSection) -> dict[str, Any]:
         """What determines a quantised checkpoint."""
@@ -116,7 +115,3 @@ def calibration_texts(section: TensorrtLlmSection, base: Path) -> Path | None:
     roles: tuple[Role, Role] = ("target", "drafter")
     quantised = any(section.quantisation(role) != "none" for role in roles)
     return path if quantised and path.exists() else None
-
-
-def _hashed(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

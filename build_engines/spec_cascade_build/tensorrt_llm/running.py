@@ -8,14 +8,13 @@ ENGINE_DIR.building/
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spec_cascade_build.digest import digest
 from spec_cascade_build.errors import BuildError
 from spec_cascade_build.progress import step
 from spec_cascade_build.tensorrt.command import LoggedCommand, stop
@@ -78,7 +77,7 @@ class Work:
             BuildError: The command fails, or writes no checkpoint.
         """
         kept, partial = self._directory / role, self._directory / "partial" / command.name
-        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        key = digest(identity)
         stamp = Stamp.read(kept)
         if stamp is not None and stamp.key == key and stamp.trouble(kept) is None:
             self._console.print(f"{command.name}: done before", highlight=False)
