@@ -22,10 +22,10 @@ from spec_cascade.engines.manifest import (
     TargetEntry,
     Vocabulary,
 )
-from spec_cascade.errors import ConfigError
 from spec_cascade_build.checkpoints import WrittenModel, read_tokenizer, write_model, write_pruned
 from spec_cascade_build.compiling import compile_models
 from spec_cascade_build.drafter.made import install
+from spec_cascade_build.lengths import check_length
 from spec_cascade_build.progress import step
 from spec_cascade_build.sources import fetched, fingerprint
 from spec_cascade_build.vocabulary import check_same_vocabulary, check_width, vocab_size
@@ -123,10 +123,7 @@ class EngineWriter:
                 model = write_model(checkpoint, self._pair.dtype, self._directory / whose)
         check_width(whose, model.logits, vocab_size(tokenizer))
         limit = getattr(model.config, "max_position_embeddings", None)
-        length = self._pair.defaults.max_seq_len
-        if limit is not None and length > limit:
-            allowed = f"at most {limit}, the {whose}'s max_position_embeddings"
-            raise ConfigError("defaults.max_seq_len", length, allowed)
+        check_length(whose, limit, self._pair.defaults.max_seq_len)
         return tokenizer, model
 
 

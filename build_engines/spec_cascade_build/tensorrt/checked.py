@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from spec_cascade.errors import ConfigError
+from spec_cascade_build.lengths import check_length
 from spec_cascade_build.progress import step
 from spec_cascade_build.sources import Checkpoint
 from spec_cascade_build.tensorrt.families import read_architecture
@@ -81,7 +82,8 @@ def check_models(
         role: read_facts(found[role].directory, role) for role, model in models.items() if model.model_type in FAMILIES
     }
     _check_ranks(facts, section.tensor_parallel_size)
-    _check_lengths(facts, pair.defaults.max_seq_len)
+    for role, model in facts.items():
+        check_length(role, model.max_positions, pair.defaults.max_seq_len)
     both = None
     if tokenizers or tokenizers_in(found["target"].directory, found["drafter"].directory):
         both = _tokenizers(found, console)
@@ -105,13 +107,6 @@ def _check_ranks(facts: Mapping[Role, ModelFacts], ranks: int) -> None:
             raise ConfigError(field, ranks, allowed)
         if model.intermediate % ranks:
             raise ConfigError(field, ranks, f"a divisor of the {role}'s intermediate_size, {model.intermediate}")
-
-
-def _check_lengths(facts: Mapping[Role, ModelFacts], length: int) -> None:
-    for role, model in facts.items():
-        if length > model.max_positions:
-            allowed = f"at most {model.max_positions}, the {role}'s max_position_embeddings"
-            raise ConfigError("defaults.max_seq_len", length, allowed)
 
 
 def _tokenizers(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from spec_cascade.errors import ConfigError
+from spec_cascade_build.lengths import check_length
 from spec_cascade_build.tensorrt_llm.quantisation import NEEDS
 from spec_cascade_build.tensorrt_llm.weights import Formats
 
@@ -102,9 +103,7 @@ def _indivisible(facts: ModelFacts, ranks: int) -> str | None:
 def _check_lengths(models: dict[str, ModelFacts], section: TensorrtLlmSection, defaults: PairDefaults) -> None:
     length = defaults.max_seq_len
     for whose, facts in models.items():
-        if length > facts.max_positions:
-            allowed = f"at most {facts.max_positions}, the {whose}'s max_position_embeddings"
-            raise ConfigError("defaults.max_seq_len", length, allowed)
+        check_length(whose, facts.max_positions, length)
     scored = defaults.max_batch_size * (defaults.draft_length + 1)
     if section.max_num_tokens < scored:
         reason = f"a round scores {defaults.draft_length + 1} tokens of each of {defaults.max_batch_size} requests"
