@@ -36,6 +36,11 @@ class PairError(ConfigError):
         self.path = path
         self.args = (f"{path}: {text or self.args[0]}",)
 
+    @classmethod
+    def of(cls, path: Path, error: ConfigError) -> PairError:
+        """An error of a field as one of the pair file that holds it."""
+        return error if isinstance(error, PairError) else cls(path, error.field, error.value, error.allowed)
+
 
 def first_error(path: Path, model: type[BaseModel], error: ValidationError) -> PairError:
     """The first of pydantic's errors as ours; an unknown key comes first, for it often explains the others."""

@@ -120,7 +120,7 @@ def build_engines(
         checked = check_models(pair, section, base, None, console, tokenizers=True)
         plan = make_plan(pair, section, _sources(pair, checked, base, console), tools, directory, base)
     except ConfigError as error:
-        raise _in_file(pair_path, error) from None
+        raise PairError.of(pair_path, error) from None
     with ExitStack() as stack:
 
         def fetch(conversion: Step) -> None:
@@ -144,7 +144,7 @@ def _planned(
         sources = _sources(pair, checked, base, console, hashed=hashed)
         return checked, make_plan(pair, section, sources, find_tools(section.examples, base), directory, base)
     except ConfigError as error:
-        raise _in_file(pair_path, error) from None
+        raise PairError.of(pair_path, error) from None
 
 
 def _section(pair: Pair) -> TensorrtSection:
@@ -186,10 +186,6 @@ def _unknown_commits(pair: Pair, checked: CheckedModels) -> list[str]:
         for role, source in sources_of(pair).items()
         if source.hub is not None and checked.configs[role].commit is None
     ]
-
-
-def _in_file(pair_path: Path, error: ConfigError) -> PairError:
-    return error if isinstance(error, PairError) else PairError(pair_path, error.field, error.value, error.allowed)
 
 
 def _print(console: Console, text: str) -> None:

@@ -99,7 +99,7 @@ def build_engine(
     try:
         gpus = check_machine(section)
     except ConfigError as error:
-        raise PairError(pair_path, error.field, error.value, error.allowed) from None
+        raise PairError.of(pair_path, error) from None
     versions = library_versions(
         quantised=section.quantisation("target") != "none" or section.quantisation("drafter") != "none"
     )

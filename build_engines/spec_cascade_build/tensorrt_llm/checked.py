@@ -77,7 +77,7 @@ def check_pair(
     try:
         return _check(pair, pair_path.parent, configs, console, present)
     except ConfigError as error:
-        raise PairError(pair_path, error.field, error.value, error.allowed) from None
+        raise PairError.of(pair_path, error) from None
 
 
 def _check(
