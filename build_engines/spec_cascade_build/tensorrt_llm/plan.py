@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from spec_cascade.engines.manifest import AUTOTUNER_CACHE, LLM_CONFIG
+from spec_cascade.engines.tensorrt_llm.delivery import AUTOTUNER_VARIABLE
 from spec_cascade_build.tensorrt_llm.inputs import calibration_texts
 from spec_cascade_build.tensorrt_llm.llm_config import ModelPlace, llm_arguments, llm_yaml
 
@@ -126,5 +127,5 @@ def _warm_up(places: dict[Role, ModelPlace], directory: Path) -> Command:
         name="warm-up",
         title="starting TensorRT-LLM once, to fill the autotuner's cache",
         arguments=tuple(arguments),
-        environment={"TLLM_AUTOTUNER_CACHE_PATH": str(directory / AUTOTUNER_CACHE)},
+        environment={AUTOTUNER_VARIABLE: str(directory / AUTOTUNER_CACHE)},
     )
