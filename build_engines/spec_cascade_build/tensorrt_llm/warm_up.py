@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
+from spec_cascade.engines.tensorrt_llm.arguments import placed_arguments
 from spec_cascade.engines.tensorrt_llm.mpi_job import leave_mpi_job
 from spec_cascade.errors import SpecCascadeError
 from spec_cascade.yaml_file import read_yaml
@@ -59,15 +59,6 @@ def warm_up(config: Path, target: str, drafter: str) -> None:
         outputs = llm.generate([_PROMPT], SamplingParams(max_tokens=_TOKENS))
     if not outputs[0].outputs[0].token_ids:
         raise BuildError("TensorRT-LLM started, but answered with no token")
-
-
-def placed_arguments(arguments: dict[str, Any], target: str, drafter: str) -> dict[str, Any]:
-    """The arguments with both models replaced by directories; a revision means nothing then."""
-    placed = {name: value for name, value in arguments.items() if name != "revision"}
-    return placed | {
-        "model": target,
-        "speculative_config": {**arguments["speculative_config"], "speculative_model": drafter},
-    }
 
 
 if __name__ == "__main__":

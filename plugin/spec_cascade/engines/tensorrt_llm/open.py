@@ -18,6 +18,7 @@ from spec_cascade.decoding.tokenizer import Tokenizer, bad_word_sequences
 from spec_cascade.engines.admission import Admission
 from spec_cascade.engines.manifest import AUTOTUNER_CACHE, LLM_CONFIG
 from spec_cascade.engines.protocol import EngineLimits
+from spec_cascade.engines.tensorrt_llm.arguments import placed_arguments
 from spec_cascade.engines.tensorrt_llm.delivery import AUTOTUNER_VARIABLE, deliver
 from spec_cascade.engines.tensorrt_llm.gpus import present_gpus
 from spec_cascade.engines.tensorrt_llm.inspection import import_package
@@ -117,17 +118,13 @@ def _start(directory: Path, entry: TensorrtLlmEntry, *, sampled: bool) -> Any:
     arguments = read_yaml(directory / LLM_CONFIG, "arguments of the LLM API", EngineError)
     if not isinstance(arguments, dict):
         raise EngineError(f"{directory / LLM_CONFIG} is not a mapping: run spec-cascade build again")
-    arguments["model"] = str(entry.target.path(directory))
-    arguments["speculative_config"]["speculative_model"] = str(entry.drafter.path(directory))
-    # The path says it all: a revision is for the hub.
-    arguments.pop("revision", None)
-    arguments["skip_tokenizer_init"] = True
+    placed = placed_arguments(arguments, str(entry.target.path(directory)), str(entry.drafter.path(directory)))
     import_package()
     try:
         from tensorrt_llm import LLM
         from tensorrt_llm.llmapi.llm_args import update_llm_args_with_extra_dict
 
-        ready = update_llm_args_with_extra_dict({}, arguments)
+        ready = update_llm_args_with_extra_dict({}, placed | {"skip_tokenizer_init": True})
         # Not a field: it says whether TensorRT-LLM may draft by argmax in one go, or asks the sampler for each token.
         ready["speculative_config"]._allow_greedy_draft_tokens = not sampled
         return LLM(**ready)
